@@ -1,0 +1,299 @@
+"""MatMul, Gemm, Einsum. Ones: the mean over the contracted axes; with a softmax P over exactly that axis,
+P o + (1 - row sum of P) mean(o)."""
+
+from __future__ import annotations
+
+import string
+
+import numpy as np
+
+from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, rule
+from omenn_onnx.calculus.products import bilinear, shared, total
+from omenn_onnx.graph.ir import Dim, Node, Shape, Tensor
+from omenn_onnx.linear.build import join_shapes
+from omenn_onnx.linear.program import Var
+
+_CARRIES_SOFTMAX = frozenset(
+    {"Cast", "Identity", "Dropout", "Transpose", "Squeeze", "Unsqueeze", "Reshape", "QuantizeLinear", "DequantizeLinear"}
+)
+
+
+def softmax_axis(p: Calculus, t: Tensor | None) -> tuple[int, bool] | None:
+    """If ``t`` is a softmax, possibly behind operators that only move it: its axis, and whether its rows sum to 1
+    exactly (nothing in between rounds or masks it)."""
+    node = None if t is None else p.view(t)
+    if t is None or node is None or t.rank is None:
+        return None
+    source = node.input(0)
+    if node.op == "Softmax" and node.domain == "":
+        return int(node.attrs.get("axis", -1)) % t.rank, True
+    if node.op == "NaNGuard":
+        found = softmax_axis(p, source)
+        return None if found is None else (found[0], False)
+    if node.op not in _CARRIES_SOFTMAX or node.domain != "" or source is None:
+        return None
+    found = softmax_axis(p, source)
+    if found is None or source.shape is None or t.shape is None:
+        return None
+    axis, exact = found
+    if node.op == "Transpose":
+        perm = node.attrs.get("perm", list(range(t.rank))[::-1])
+        return list(perm).index(axis), exact
+    if node.op == "Reshape":
+        if axis == len(source.shape) - 1 and source.shape[-1] == t.shape[-1]:
+            return t.rank - 1, exact
+        return None
+    if node.op in ("Squeeze", "Unsqueeze"):
+        return _through_unit_axes(p, node, axis, len(source.shape), t.rank, exact)
+    return axis, exact and node.op in ("Identity", "Dropout")
+
+
+def _through_unit_axes(p: Calculus, node: Node, axis: int, before: int, after: int, exact: bool) -> tuple[int, bool] | None:
+    axes = node.input(1)
+    value = None if axes is None else axes.value
+    if value is None:
+        return None
+    if node.op == "Unsqueeze":
+        added = {int(a) % after for a in value}
+        kept = [i for i in range(after) if i not in added]
+        return kept[axis], exact
+    removed = {int(a) % before for a in value}
+    if axis in removed:
+        return None
+    return axis - sum(1 for r in removed if r < axis), exact
+
+
+def matmul_pair(p: Calculus, pair: Pair, w: Operand, shape: Shape, left: bool, original: Tensor | None) -> Pair:
+    """x W, or W x (``left``), with batch axes broadcast."""
+    rank = len(shape)
+    value = p.build.matmul(p.to_rank(pair.value, rank), w.t, shape, left=left)
+    ones = p.to_rank(pair.ones, rank)
+    axis = rank - 2 if left else rank - 1
+    softmax = softmax_axis(p, original)
+    weight_axis = w.rank - 1 if left else w.rank - 2
+    if softmax is not None and softmax[0] == weight_axis and ones.shape[axis] != 1:
+        out = [_wider(a, b) for a, b in zip(ones.shape[:-2], (1,) * (rank - w.rank) + w.shape[:-2], strict=True)]
+        tail = (shape[-2], ones.shape[-1]) if left else (ones.shape[-2], shape[-1])
+        mixed = p.build.matmul(ones, w.t, (*out, *tail), left=left)
+        if not softmax[1]:
+            rows = p.emit.op("ReduceSum", w.t, [-1 if left else -2], keepdims=1)
+            missing = p.emit.op("Sub", 1.0, rows)
+            mixed = p.build.add([mixed, p.build.scale(p.build.mean(ones, [axis]), missing, mixed.shape)], mixed.shape)
+        return Pair(value, mixed)
+    return Pair(value, p.build.mean(ones, [axis]))
+
+
+def _wider(a: Dim, b: Dim) -> Dim:
+    return b if a == 1 else a
+
+
+@rule("MatMul")
+def matmul(p: Calculus, node: Node, A: Operand, B: Operand) -> Pair | None:
+    """numpy.matmul, vectors included."""
+    y = p.out(node)
+    a, b = _as_matrix(p, A, True), _as_matrix(p, B, False)
+    shape = list(y.shape)
+    if A.rank == 1:
+        shape.insert(len(shape) - (0 if B.rank == 1 else 1), 1)
+    if B.rank == 1:
+        shape.append(1)
+    pair = bilinear(
+        p,
+        a,
+        b,
+        lambda pair: matmul_pair(p, pair, b, tuple(shape), False, node.input(1)),
+        lambda pair: matmul_pair(p, pair, a, tuple(shape), True, node.input(0)),
+        Operand(p.emit.op("Reshape", y.t, p.emit.shape(shape), shape=tuple(shape)) if len(shape) != y.rank else y.t, None),
+    )
+    if pair is None or len(shape) == y.rank:
+        return pair
+    ones_shape = [d for i, d in enumerate(pair.ones.shape) if not _added(i, len(shape), A.rank == 1, B.rank == 1)]
+    return Pair(p.build.reshape(pair.value, y.shape), p.build.reshape(pair.ones, tuple(ones_shape)), pair.rank)
+
+
+def _added(i: int, rank: int, row: bool, column: bool) -> bool:
+    return (row and i == rank - 2) or (column and i == rank - 1)
+
+
+def _as_matrix(p: Calculus, o: Operand, row: bool) -> Operand:
+    """A vector operand as a row (left operand) or a column."""
+    if o.rank != 1:
+        return o
+    shape: Shape = (1, o.shape[0]) if row else (o.shape[0], 1)
+    t = p.emit.op("Unsqueeze", o.t, [0 if row else 1], shape=shape)
+    if o.pair is None:
+        return Operand(t, None)
+    ones: Shape = (1, o.pair.ones.shape[0]) if row else (o.pair.ones.shape[0], 1)
+    return Operand(t, Pair(p.build.reshape(o.pair.value, shape), p.build.reshape(o.pair.ones, ones), o.pair.rank))
+
+
+@rule("Gemm")
+def gemm(
+    p: Calculus,
+    node: Node,
+    A: Operand,
+    B: Operand,
+    C: Operand | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+) -> Pair | None:
+    """alpha A' B' + beta C: a product of two and a sum of two."""
+    y = p.out(node)
+    a, b = (_transposed(p, o) if flag else o for o, flag in ((A, transA), (B, transB)))
+    product_value = p.emit.op("MatMul", a.t, b.t, shape=y.t.shape)
+    left, right = (None if flag else node.input(i) for i, flag in ((0, transA), (1, transB)))
+    pair = bilinear(
+        p,
+        a,
+        b,
+        lambda pair: matmul_pair(p, pair, b, y.shape, False, right),
+        lambda pair: matmul_pair(p, pair, a, y.shape, True, left),
+        Operand(product_value, None),
+    )
+    if pair is not None and alpha != 1.0:
+        pair = Pair(p.build.scale(pair.value, alpha), pair.ones, pair.rank)
+    if C is None or beta == 0.0:
+        return pair
+    if C.pair is not None:
+        C = Operand(C.t, Pair(p.build.scale(C.pair.value, beta), C.pair.ones, C.pair.rank))
+    elif beta != 1.0:
+        C = Operand(p.emit.op("Mul", C.t, beta), None)
+    result = total(p, [(Operand(product_value, pair), 1.0), (C, 1.0)], y)
+    return None if result is None else Pair(result.value, result.ones)
+
+
+def _transposed(p: Calculus, o: Operand) -> Operand:
+    t = p.emit.op("Transpose", o.t, perm=[1, 0], shape=(o.shape[1], o.shape[0]))
+    if o.pair is None:
+        return Operand(t, None)
+    return Operand(t, Pair(p.build.permute(o.pair.value, [1, 0]), p.build.permute(o.pair.ones, [1, 0]), o.pair.rank))
+
+
+@rule("Einsum")
+def einsum(p: Calculus, node: Node, *operands: Operand, equation: str) -> Pair | None:
+    """Contraction by labels; of several carriers the k of lowest rank share 1/k (tangent: all carry)."""
+    y = p.out(node)
+    labels, out = _parse(equation, [o.rank for o in operands])
+    carriers = [i for i, o in enumerate(operands) if o.pair is not None]
+    if not carriers:
+        return None
+    if not p.tangent:
+        ranks = {i: pair.rank for i in carriers if (pair := operands[i].pair) is not None}
+        carriers = [i for i in carriers if ranks[i] == min(ranks.values())]
+    terms = [_einsum_of(p, node, operands, labels, out, i, y) for i in carriers]
+    return terms[0] if len(terms) == 1 else shared(p, terms, y)
+
+
+def _parse(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+    """Labels of each operand and of the output, the ellipsis written out with letters of its own."""
+    equation = equation.replace(" ", "")
+    left, arrow, out = equation.partition("->")
+    terms = left.split(",")
+    free = [c for c in string.ascii_letters if c not in equation]
+    widest = max((r - len(t.replace("...", "")) for t, r in zip(terms, ranks, strict=True) if "..." in t), default=0)
+    dots = "".join(free[:widest])
+    labels = []
+    for t, r in zip(terms, ranks, strict=True):
+        n = r - len(t.replace("...", ""))
+        labels.append(t.replace("...", dots[len(dots) - n :] if n else ""))
+    if not arrow:
+        joined = "".join(t.replace("...", "") for t in terms)
+        out = ("..." if "..." in left else "") + "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
+    return labels, out.replace("...", dots)
+
+
+def _einsum_of(
+    p: Calculus, node: Node, operands: tuple[Operand, ...], labels: list[str], out: str, i: int, y: Operand
+) -> Pair:
+    """The line through operand ``i``; the others are multiplied into one weight first."""
+    mine = labels[i]
+    if len(set(mine)) != len(mine) or any(len(set(t)) != len(t) for t in labels):
+        raise OutsideCalculus(f"its equation {','.join(labels)}->{out} repeats a label within one operand")
+    pair = operands[i].pair
+    assert pair is not None
+    others = [(o, t, node.input(j)) for j, (o, t) in enumerate(zip(operands, labels, strict=True)) if j != i]
+    squeezed = [_without_unit_axes(p, o, t, mine + out, labels, operands) for o, t, _ in others]
+    sizes = _sizes(labels, operands)
+    shape = tuple(sizes[c] for c in out)
+    x, x_labels = _drop_units(p, pair.value, mine, sizes)
+    ones_var, ones_labels = pair.ones, mine
+    if not squeezed:
+        weight = p.emit.const(np.ones((), p.emit.dtype))
+        value = p.build.einsum(x, weight, x_labels, "", out, shape)
+        w_labels, softmax = "", None
+    else:
+        needed = "".join(dict.fromkeys(c for _, t in squeezed for c in t if c in x_labels or c in out))
+        softmax = softmax_axis(p, others[0][2]) if len(others) == 1 else None
+        softmax_label = others[0][1][softmax[0]] if softmax is not None else ""
+        if len(squeezed) == 1 and squeezed[0][1] == needed:
+            weight = squeezed[0][0]
+        else:
+            weight = p.emit.op(
+                "Einsum", *[t for t, _ in squeezed], equation=f"{','.join(t for _, t in squeezed)}->{needed}"
+            )
+        w_labels = needed
+        value = p.build.einsum(x, weight, x_labels, w_labels, out, shape)
+    contracted = [c for c in mine if c not in out]
+    if squeezed and softmax is not None and contracted == [softmax_label] and w_labels:
+        o, o_labels = _drop_units(p, ones_var, ones_labels, dict(zip(ones_labels, ones_var.shape, strict=True)), keep=out)
+        if softmax_label in o_labels:
+            kept = "".join(c for c in out if c in o_labels or c in w_labels)
+            mixed_shape = tuple(sizes[c] for c in kept)
+            mixed = p.build.einsum(o, weight, o_labels, w_labels, kept, mixed_shape)
+            full = tuple(sizes[c] if c in kept else 1 for c in out)
+            ones = p.build.reshape(mixed, full)
+            if not softmax[1]:
+                rows = p.emit.op("Einsum", p.emit.op("Sub", 1.0, _row_sums(p, weight, w_labels, softmax_label)),
+                                 equation=f"{w_labels.replace(softmax_label, '')}->{''.join(c for c in out if c in w_labels)}")
+                spread = p.emit.op("Reshape", rows, p.emit.shape([sizes[c] if c in w_labels else 1 for c in out]),
+                                   shape=tuple(sizes[c] if c in w_labels else 1 for c in out))
+                mean = _to_out(p, p.build.mean(ones_var, [mine.index(softmax_label)]), mine, out)
+                ones = p.build.add([ones, p.build.scale(mean, spread, join_shapes([mean.shape, spread.shape or ()]))])
+            return Pair(value, ones)
+    mean = p.build.mean(ones_var, [mine.index(c) for c in contracted]) if contracted else ones_var
+    return Pair(value, _to_out(p, mean, mine, out))
+
+
+def _row_sums(p: Calculus, weight: Tensor, labels: str, label: str) -> Tensor:
+    return p.emit.op("ReduceSum", weight, [labels.index(label)], keepdims=0)
+
+
+def _to_out(p: Calculus, ones: Var, mine: str, out: str) -> Var:
+    """Ones with contracted axes of size 1, moved to the output's axes; new axes have size 1."""
+    kept = [mine.index(c) for c in out if c in mine]
+    dropped = [i for i in range(len(mine)) if i not in kept]
+    moved = p.build.permute(ones, [*dropped, *kept])
+    return p.build.reshape(moved, tuple(ones.shape[mine.index(c)] if c in mine else 1 for c in out))
+
+
+def _sizes(labels: list[str], operands: tuple[Operand, ...]) -> dict[str, Dim]:
+    """The size of each label; an axis of size 1 broadcasts."""
+    sizes: dict[str, Dim] = {}
+    for t, o in zip(labels, operands, strict=True):
+        for c, d in zip(t, o.shape, strict=True):
+            if sizes.get(c, 1) == 1 or (isinstance(sizes[c], str) and isinstance(d, int) and d != 1):
+                sizes[c] = d
+    return sizes
+
+
+def _drop_units(p: Calculus, x: Var, labels: str, sizes: dict[str, Dim], keep: str = "") -> tuple[Var, str]:
+    """Without axes of size 1 that stand for a larger label."""
+    kept = [i for i, c in enumerate(labels) if x.shape[i] != 1 or (sizes[c] == 1 and c not in keep)]
+    if len(kept) == len(labels):
+        return x, labels
+    return p.build.reshape(x, tuple(x.shape[i] for i in kept)), "".join(labels[i] for i in kept)
+
+
+def _without_unit_axes(
+    p: Calculus, o: Operand, labels: str, used: str, all_labels: list[str], operands: tuple[Operand, ...]
+) -> tuple[Tensor, str]:
+    sizes = _sizes(all_labels, operands)
+    drop = [i for i, c in enumerate(labels) if o.shape[i] == 1 and sizes[c] != 1]
+    if not drop:
+        return o.t, labels
+    kept = [i for i in range(len(labels)) if i not in drop]
+    t = p.emit.op("Squeeze", o.t, drop, shape=tuple(o.shape[i] for i in kept))
+    return t, "".join(labels[i] for i in kept)

@@ -1,0 +1,176 @@
+"""Pooling. The winner of a maximum carries (the first on ties); ones: the mean over the valid window, per channel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, rule
+from omenn_onnx.calculus.elementwise import at_zero
+from omenn_onnx.calculus.windows import mean_of_taps, same_padding, valid_taps, window_of
+from omenn_onnx.graph.ir import Node, Tensor
+from omenn_onnx.linear.program import Var
+
+
+@rule("MaxPool")
+def max_pool(
+    p: Calculus,
+    node: Node,
+    X: Operand,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: list[int] | None = None,
+    kernel_shape: list[int],
+    pads: list[int] | None = None,
+    strides: list[int] | None = None,
+    storage_order: int = 0,
+    ceil_mode: int = 0,
+) -> Pair | None:
+    """y = x[winner], by the flat indices that MaxPool itself gives."""
+    if X.pair is None:
+        return None
+    y = p.out(node)
+    n = len(kernel_shape)
+    attrs = {k: v for k, v in node.attrs.items() if k != "storage_order"}
+    indices = p.emit.ops("MaxPool", 2, X.t, shape=y.shape, **attrs)[1]
+    indices.dtype = np.dtype(np.int64)
+    flat = p.emit.op("Reshape", indices, [-1])
+    size, count = p.emit.new_size(X.shape), p.emit.new_size(y.shape)
+    line = p.build.reshape(X.pair.value, (size,))
+    value = p.build.reshape(p.build.gather(line, 0, flat, count), y.shape)
+    window = window_of(X, kernel_shape, strides, dilations, pads, auto_pad)
+    if window is not None:
+        ones = mean_of_taps(p, X.pair.ones, X.shape, window, y.shape)
+    else:
+        window, shape, begin = same_padding(p, X, kernel_shape, strides, dilations, auto_pad)
+        ones = mean_of_taps(p, X.pair.ones, X.shape, window, (*X.shape[:-n], *y.shape[-n:]), begin=begin, padded=shape)
+    return Pair(value, ones, X.pair.rank)
+
+
+@rule("AveragePool")
+def average_pool(
+    p: Calculus,
+    node: Node,
+    X: Operand,
+    *,
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    count_include_pad: int = 0,
+    dilations: list[int] | None = None,
+    kernel_shape: list[int],
+    pads: list[int] | None = None,
+    strides: list[int] | None = None,
+) -> Pair | None:
+    """The sum over the window divided by its taps: the valid ones, or all inside the padded input."""
+    if X.pair is None:
+        return None
+    y = p.out(node)
+    n = len(kernel_shape)
+    v, o = X.pair.value, X.pair.ones
+    window = window_of(X, kernel_shape, strides, dilations, pads, auto_pad)
+    begin, padded = None, None
+    if window is None:
+        window, padded, begin = same_padding(p, X, kernel_shape, strides, dilations, auto_pad)
+        v = p.build.embed(v, (0, 0, *begin), padded)
+    summed = p.build.window_sum(v, window, y.shape)
+    if count_include_pad:
+        count = _padded_taps(p, X, window.pads, kernel_shape, window.strides, window.dilations, y)
+    else:
+        count = valid_taps(p, X.shape[-n:], window, y.shape[-n:], begin=begin)
+    value = p.build.scale(summed, p.emit.op("Reciprocal", count, shape=count.shape))
+    return Pair(value, mean_of_taps(p, o, X.shape, window, y.shape, begin=begin, padded=padded), X.pair.rank)
+
+
+def _padded_taps(
+    p: Calculus,
+    X: Operand,
+    pads: tuple[int, ...],
+    kernel: list[int],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    y: Operand,
+) -> Tensor:
+    """Taps inside the padded input: fewer than the kernel's only behind its end (ceil_mode)."""
+    n = len(kernel)
+    sizes = [(X.shape[-n + i], y.shape[-n + i]) for i in range(n)]
+    if any(isinstance(d, str) for pair in sizes for d in pair):
+        return p.emit.const(np.asarray(np.prod(kernel), p.emit.dtype))
+    count = np.ones((), np.int64)
+    for i, (a, b) in enumerate(sizes):
+        assert isinstance(a, int)
+        assert isinstance(b, int)
+        position = np.arange(b)[:, None] * strides[i] + np.arange(kernel[i])[None, :] * dilations[i]
+        count = np.multiply.outer(count, (position < a + pads[i] + pads[i + n]).sum(1))
+    return p.emit.const(count.astype(p.emit.dtype))
+
+
+@rule("GlobalAveragePool")
+def global_average_pool(p: Calculus, node: Node, X: Operand) -> Pair | None:
+    if X.pair is None:
+        return None
+    axes = range(2, X.rank)
+    return Pair(p.build.mean(X.pair.value, axes), p.build.mean(X.pair.ones, axes))
+
+
+@rule("GlobalMaxPool")
+def global_max_pool(p: Calculus, node: Node, X: Operand) -> Pair | None:
+    """The winners in equal shares."""
+    if X.pair is None:
+        return None
+    axes = list(range(2, X.rank))
+    value = winners(p, X.t, p.out(node).t, X.pair.value, axes)
+    return Pair(value, p.build.mean(X.pair.ones, axes))
+
+
+def winners(p: Calculus, x: Tensor, best: Tensor, v: Var, axes: list[int]) -> Var:
+    """v summed over ``axes`` where x equals ``best`` (axes kept), each winner with an equal share."""
+    won = p.emit.cast(p.emit.op("Equal", x, best, shape=x.shape))
+    share = p.emit.op("Div", won, p.emit.op("ReduceSum", won, axes, keepdims=1), shape=x.shape)
+    return p.build.sum(p.build.scale(v, share), axes)
+
+
+@rule("LpPool")
+def lp_pool(
+    p: Calculus,
+    node: Node,
+    X: Operand,
+    *,
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: list[int] | None = None,
+    kernel_shape: list[int],
+    pads: list[int] | None = None,
+    strides: list[int] | None = None,
+) -> Pair | None:
+    """(sum |x|^p)^(1/p) = Pow(WindowSum(Pow(Abs(x), p)), 1/p): the coefficients of the three multiply."""
+    if X.pair is None:
+        return None
+    y = p.out(node)
+    power = int(node.attrs.get("p", 2))
+    window = window_of(X, kernel_shape, strides, dilations, pads, auto_pad)
+    if window is None:
+        raise OutsideCalculus("its SAME padding depends on a size that is not known at compile time")
+    inner, outer = _norm_coefficients(p, X.t, y.t, power)
+    value = p.build.scale(p.build.window_sum(p.build.scale(X.pair.value, inner), window, y.shape), outer)
+    return Pair(value, mean_of_taps(p, X.pair.ones, X.shape, window, y.shape))
+
+
+@rule("GlobalLpPool")
+def global_lp_pool(p: Calculus, node: Node, X: Operand) -> Pair | None:
+    if X.pair is None:
+        return None
+    inner, outer = _norm_coefficients(p, X.t, p.out(node).t, int(node.attrs.get("p", 2)))
+    axes = range(2, X.rank)
+    value = p.build.scale(p.build.sum(p.build.scale(X.pair.value, inner), axes), outer)
+    return Pair(value, p.build.mean(X.pair.ones, axes))
+
+
+def _norm_coefficients(p: Calculus, x: Tensor, y: Tensor, power: int) -> tuple[Tensor, Tensor]:
+    """d|x|^p and s^(1/p) at s = y^p, by the secant rule: sign(x) |x|^(p-1) and y / y^p. The tangent differs by p and
+    1/p, which cancel: the norm is homogeneous."""
+    e = p.emit
+    size = e.op("Abs", x)
+    inner = e.op("Sign", x)
+    if power > 1:
+        inner = e.op("Mul", inner, e.op("Pow", size, float(power - 1)) if power > 2 else size)
+    outer = at_zero(e, y, e.op("Pow", y, float(1 - power)), 0.0)
+    return inner, outer

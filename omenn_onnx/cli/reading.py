@@ -1,0 +1,89 @@
+"""The options that read input files, as the commands share them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from omenn_onnx.cli import UsageError
+from omenn_onnx.runtime.explainer import Explainer
+from omenn_onnx.runtime.readers import Preprocessing, Sample, read, readable_files
+
+
+def preprocessing(args: argparse.Namespace) -> Preprocessing:
+    """What the image options say."""
+    return Preprocessing(
+        resize=None if args.resize is None else _size(args.resize),
+        scale=None if args.scale is None else _numbers("--scale", args.scale)[0],
+        mean=None if args.mean is None else _numbers("--mean", args.mean),
+        std=None if args.std is None else _divisors(args.std),
+        layout=args.layout,
+        order=args.order,
+    )
+
+
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """Files, folders replaced by what can be read in them."""
+    return [file for path in paths for file in (readable_files(path) if path.is_dir() else [path])]
+
+
+def samples(paths: Sequence[Path], explainer: Explainer, args: argparse.Namespace) -> Iterator[Sample]:
+    """Every file, with the chosen rows."""
+    options = preprocessing(args)
+    contract = explainer.contract
+    known = [n for n in (contract.target_input, contract.seed_input) if n is not None]
+    for path in paths:
+        sample = read(path, explainer.inputs, options, known)
+        yield sample if args.rows is None else sample.take(rows_of(args.rows, sample.rows), explainer.inputs)
+
+
+def rows_of(text: str, count: int) -> list[int]:
+    """``3``, ``0:10``, ``1,5,7`` (and mixtures) or ``all`` as row numbers. Raises UsageError."""
+    if text == "all":
+        return list(range(count))
+    found: list[int] = []
+    for word in text.split(","):
+        try:
+            if ":" in word:
+                start, stop, *step = (int(w) if w else None for w in word.split(":"))
+                found += range(count)[slice(start, stop, *step)]
+            else:
+                found.append(int(word))
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"--rows {text!r}: not a row, a range such as 0:10, or all") from error
+    if not found:
+        raise UsageError(f"--rows {text!r} chooses none of the {count} row(s)")
+    return found
+
+
+def batch_size(explainer: Explainer, asked: int | None) -> int | None:
+    """Rows at a time: as asked, as the model declares, else 32; all at once where rows interact."""
+    if asked is not None and asked < 1:
+        raise UsageError(f"--batch-size must be at least 1, got {asked}")
+    if asked is not None or not explainer.contract.rows:
+        return asked
+    first = next((i.dims[0] for i in explainer.inputs if i.dims), None)
+    return first if isinstance(first, int) and first > 0 else 32
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(Fraction(word.strip())) for word in text.split(","))
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"{option} {text!r}: not numbers such as 0.5, 1/255 or 0.485,0.456,0.406") from error
+
+
+def _divisors(text: str) -> tuple[float, ...]:
+    values = _numbers("--std", text)
+    if 0.0 in values:
+        raise UsageError(f"--std {text!r} would divide by zero")
+    return values
+
+
+def _size(text: str) -> tuple[int, int]:
+    words = text.lower().split("x")
+    if not 1 <= len(words) <= 2 or not all(w.isdigit() and int(w) for w in words):
+        raise UsageError(f"--resize {text!r}: not a size such as 224x224 (height x width) or 224")
+    return int(words[0]), int(words[-1])

@@ -1,0 +1,212 @@
+"""Writing new nodes next to a graph: constants, operators, run-time sizes; equal nodes are written once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from omenn_onnx.graph.ir import Array, Dim, Graph, Node, Shape, Tensor
+
+_ELEMENTWISE = frozenset(
+    "Abs Add And Atan Cast Ceil Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid "
+    "HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Min Mish Mul Neg Not Or Pow Reciprocal Relu Round "
+    "Sigmoid Sign Sin Sinh Softmax Softplus Sqrt Sub Sum Tan Tanh Where".split()
+)
+_BOOLEAN = frozenset("And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or".split())
+
+Operand = Tensor | Array | float | Sequence[int] | None
+
+
+def broadcast_shapes(shapes: Iterable[Shape | None]) -> Shape | None:
+    """The numpy broadcast of ``shapes``; None when a rank is unknown or two different symbols meet."""
+    result: list[Dim] = []
+    for shape in shapes:
+        if shape is None:
+            return None
+        result = [1] * (len(shape) - len(result)) + result
+        for i, d in enumerate(reversed(shape), 1):
+            if result[-i] == 1:
+                result[-i] = d
+            elif d not in (1, result[-i]):
+                return None
+    return tuple(result)
+
+
+class Emitter:
+    """Appends nodes to ``nodes``. Float constants take the explanation's type ``dtype``.
+
+    Every name starts with ``prefix``, which must not begin any name of the original graph.
+    """
+
+    def __init__(self, graph: Graph, dtype: np.dtype[Any], prefix: str = "omenn") -> None:
+        self.graph = graph
+        self.dtype = dtype
+        self.prefix = prefix
+        self.nodes: list[Node] = []
+        self.constants: list[Tensor] = []
+        self._seen: dict[tuple[Any, ...], list[Tensor]] = {}
+        self._sources: dict[str, tuple[Tensor, int]] | None = None
+        self._derived: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def _name(self, what: str) -> str:
+        n = self._counts[what] = self._counts.get(what, 0) + 1
+        return f"{self.prefix}/{what}_{n}"
+
+    def op(
+        self,
+        op: str,
+        *inputs: Operand,
+        shape: Shape | None = None,
+        dtype: np.dtype[Any] | None = None,
+        **attrs: Any,
+    ) -> Tensor:
+        """One node with one output; numbers become constants (floats of the explanation's type, lists int64)."""
+        return self.ops(op, 1, *inputs, shape=shape, dtype=dtype, **attrs)[0]
+
+    def ops(
+        self,
+        op: str,
+        count: int,
+        *inputs: Operand,
+        shape: Shape | None = None,
+        dtype: np.dtype[Any] | None = None,
+        **attrs: Any,
+    ) -> list[Tensor]:
+        """One node with ``count`` outputs, or the outputs of the equal node that already stands."""
+        operands = [self._operand(i) for i in inputs]
+        key = (op, count, tuple(id(t) for t in operands), tuple(sorted((k, _key(v)) for k, v in attrs.items())))
+        if key in self._seen:
+            return self._seen[key]
+        known = [t for t in operands if t is not None]
+        if shape is None and op in _ELEMENTWISE:
+            shape = broadcast_shapes(t.shape for t in known)
+        if dtype is None:
+            dtype = self._result_type(op, known)
+        outputs = [Tensor(self._name(op), dtype, shape, const=all(t.const for t in known)) for _ in range(count)]
+        node = Node(op, "", operands, outputs, attrs, outputs[0].name)
+        for t in outputs:
+            t.producer = node
+        self.nodes.append(node)
+        self._seen[key] = outputs
+        return outputs
+
+    @staticmethod
+    def _result_type(op: str, operands: list[Tensor]) -> np.dtype[Any] | None:
+        if op in _BOOLEAN:
+            return np.dtype(bool)
+        if op in ("Shape", "Size", "ArgMax", "NonZero"):
+            return np.dtype(np.int64)
+        if op == "Where":
+            return operands[1].dtype
+        return operands[0].dtype if operands else None
+
+    def _operand(self, value: Operand) -> Tensor | None:
+        if value is None or isinstance(value, Tensor):
+            return value
+        if isinstance(value, (int, float)):
+            return self.const(np.asarray(value, self.dtype))
+        if isinstance(value, np.ndarray):
+            return self.const(value)
+        return self.const(np.asarray(value, np.int64))
+
+    def const(self, value: Array) -> Tensor:
+        """A constant; equal constants are stored once."""
+        value = np.ascontiguousarray(value).reshape(value.shape)
+        key = ("const", value.dtype.str, value.shape, value.tobytes())
+        if key not in self._seen:
+            t = Tensor(self._name("const"), value.dtype, value.shape, const=True, load=lambda: value)
+            self.constants.append(t)
+            self._seen[key] = [t]
+        return self._seen[key][0]
+
+    def cast(self, t: Tensor, dtype: np.dtype[Any] | None = None) -> Tensor:
+        """``t`` in the explanation's type (or ``dtype``); itself when it already is."""
+        dtype = self.dtype if dtype is None else dtype
+        if t.dtype == dtype:
+            return t
+        return self.op("Cast", t, shape=t.shape, dtype=dtype, to=type_code(dtype))
+
+    # Sizes at run time
+
+    def _source_table(self) -> dict[str, tuple[Tensor, int]]:
+        if self._sources is None:
+            self._sources = {}
+            produced = (o for n in self.graph.nodes for o in n.outputs)
+            for t in (*self.graph.inputs, *produced):
+                for axis, d in enumerate(t.shape or ()):
+                    if isinstance(d, str):
+                        self._sources.setdefault(d, (t, axis))
+        return self._sources
+
+    def new_dim(self, t: Tensor, axis: int) -> str:
+        """A symbol for the size of an emitted tensor along an axis."""
+        symbol = f"{t.name}#{axis}"
+        self._source_table()[symbol] = (t, axis)
+        return symbol
+
+    def new_size(self, dims: Shape) -> Dim:
+        """The number of elements of a shape as one size."""
+        if all(isinstance(d, int) for d in dims):
+            return int(np.prod(np.asarray(dims, np.int64)))
+        product = self.op("ReduceProd", self.shape(dims), keepdims=1, shape=(1,))
+        symbol = "*".join(str(d) for d in dims)
+        self._derived[symbol] = product
+        return symbol
+
+    def derived_dim(self, d: str, change: int) -> str:
+        """The size ``d + change``."""
+        symbol = f"{d}{change:+d}"
+        if symbol not in self._derived:
+            self._derived[symbol] = self.op("Add", self.dim(d), [change], shape=(1,))
+        return symbol
+
+    def dim(self, d: Dim) -> Tensor:
+        """One size as an int64 tensor of shape [1]."""
+        if isinstance(d, int):
+            return self.const(np.asarray([d], np.int64))
+        if d in self._derived:
+            return self._derived[d]
+        tensor, axis = self._source_table()[d]
+        return self.op("Shape", tensor, start=axis, end=axis + 1, shape=(1,))
+
+    def shape(self, dims: Sequence[Dim | Tensor]) -> Tensor:
+        """Sizes as one int64 vector; a part may be an int64 vector tensor itself."""
+        parts: list[Tensor] = []
+        pending: list[int] = []
+        for d in dims:
+            if isinstance(d, int):
+                pending.append(d)
+                continue
+            if pending:
+                parts.append(self.const(np.asarray(pending, np.int64)))
+                pending = []
+            parts.append(d if isinstance(d, Tensor) else self.dim(d))
+        if pending or not parts:
+            parts.append(self.const(np.asarray(pending, np.int64)))
+        return parts[0] if len(parts) == 1 else self.op("Concat", *parts, axis=0)
+
+    def shape_of(self, t: Tensor) -> Tensor:
+        """The shape of ``t`` as an int64 vector, a constant when it is static."""
+        if t.shape is not None and all(isinstance(d, int) for d in t.shape):
+            return self.const(np.asarray(t.shape, np.int64))
+        return self.op("Shape", t, shape=None if t.shape is None else (len(t.shape),))
+
+    def count(self, dims: Sequence[Dim]) -> Tensor | float:
+        """The product of sizes as a number, or as a scalar tensor of the explanation's type."""
+        if all(isinstance(d, int) for d in dims):
+            return float(np.prod(np.asarray(dims, np.float64)))
+        product = self.op("ReduceProd", self.shape(dims), keepdims=0, shape=())
+        return self.cast(product)
+
+
+def type_code(dtype: np.dtype[Any]) -> int:
+    """The TensorProto code of a numpy type."""
+    return int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
+
+
+def _key(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,203 @@
+"""What is known of every tensor at compile time: type, shape, and the value of small constants.
+
+ONNX's own shape inference does the work. It cannot see values that nodes compute from constants and static shapes
+(the reshape targets that exporters write out), so those are evaluated here and inference is run again with them in
+place, until nothing new is learnt. The graph itself is not changed: the model's own nodes stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from omenn_onnx.graph.files import skeleton
+from omenn_onnx.graph.ir import Array, Dim, Shape
+
+_FOLDED = frozenset(
+    "Abs Add And Cast Ceil Concat Constant ConstantOfShape Cos Div Equal Exp Expand Flatten Floor Gather Greater "
+    "GreaterOrEqual Identity Less LessOrEqual Log Max Min Mod Mul Neg Not Or Pow Range Reciprocal ReduceMax ReduceMin "
+    "ReduceProd ReduceSum Reshape Sin Slice Split Sqrt Squeeze Sub Tile Transpose Trilu Unsqueeze Where".split()
+)
+_FOLD_LIMIT = 4096
+_UNTRUSTED = frozenset({"", "?", "None", "none", "unk", "-1"})
+_MAX_ROUNDS = 6
+
+
+@dataclass
+class Facts:
+    """Types (TensorProto codes), shapes and known values of the tensors of a main graph, by name."""
+
+    types: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    values: dict[str, Array] = field(default_factory=dict)
+
+
+def collect_facts(proto: onnx.ModelProto) -> Facts:
+    """Types, shapes and small constant values of every tensor of ``proto``; unknown sizes get a symbol of their own."""
+    bare = skeleton(proto, limit=_FOLD_LIMIT)
+    declared = {v.name: v for v in bare.graph.value_info}
+    declared.update({v.name: v for v in bare.graph.output})
+    static = all(d.HasField("dim_value") for v in proto.graph.input for d in v.type.tensor_type.shape.dim)
+    del bare.graph.value_info[:]
+    for output in bare.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+    values = {i.name: onnx.numpy_helper.to_array(i) for i in bare.graph.initializer if _small(i.dims)}
+    overridable = {v.name for v in proto.graph.input}
+    values = {k: v for k, v in values.items() if k not in overridable}
+    inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    for _ in range(_MAX_ROUNDS):
+        fresh = _fold(bare, _raw_shapes(inferred), values)
+        if not fresh:
+            break
+        values.update(fresh)
+        _substitute(bare, fresh)
+        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    return _gather(proto, inferred, declared, values, static)
+
+
+def _small(dims: Any) -> bool:
+    return int(np.prod(list(dims), dtype=np.int64)) <= _FOLD_LIMIT
+
+
+def _raw_shapes(model: onnx.ModelProto) -> dict[str, list[Dim | None]]:
+    shapes: dict[str, list[Dim | None]] = {}
+    for group in (model.graph.value_info, model.graph.input, model.graph.output):
+        for v in group:
+            if v.type.HasField("tensor_type") and v.type.tensor_type.HasField("shape"):
+                shapes[v.name] = [
+                    d.dim_value if d.HasField("dim_value") else (d.dim_param if d.dim_param not in _UNTRUSTED else None)
+                    for d in v.type.tensor_type.shape.dim
+                ]
+    return shapes
+
+
+def _fold(model: onnx.ModelProto, shapes: dict[str, list[Dim | None]], known: dict[str, Array]) -> dict[str, Array]:
+    """Values of nodes whose inputs are known and small, or that read a static part of a shape."""
+    fresh: dict[str, Array] = {}
+    partial: dict[str, list[Dim | None]] = {}
+    opsets = [o for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in _FOLDED | {"Shape", "Size"}:
+            continue
+        if all(o in known for o in node.output):
+            continue
+        if node.op_type == "Shape":
+            dims = shapes.get(node.input[0])
+            if dims is not None:
+                attrs = {a.name: a.i for a in node.attribute}
+                partial[node.output[0]] = dims[attrs.get("start", 0) : attrs.get("end", len(dims))]
+                _note_static(node.output[0], partial, fresh)
+            continue
+        if node.op_type == "Size":
+            dims = shapes.get(node.input[0])
+            if dims is not None and all(isinstance(d, int) for d in dims):
+                fresh[node.output[0]] = np.asarray(np.prod(np.asarray(dims, np.int64), dtype=np.int64))
+            continue
+        if _fold_partial(node, partial, known | fresh if partial else known, fresh):
+            continue
+        inputs = [known.get(i, fresh.get(i)) if i else None for i in node.input]
+        if any(v is None and i for v, i in zip(inputs, node.input, strict=True)):
+            continue
+        shape = shapes.get(node.output[0])
+        if shape is not None and all(isinstance(d, int) for d in shape) and not _small(shape):
+            continue
+        result = _evaluate(node, {i: v for i, v in zip(node.input, inputs, strict=True) if v is not None}, opsets)
+        fresh.update({n: v for n, v in result.items() if v.size <= _FOLD_LIMIT})
+    return fresh
+
+
+def _note_static(name: str, partial: dict[str, list[Dim | None]], fresh: dict[str, Array]) -> None:
+    if all(isinstance(d, int) for d in partial[name]):
+        fresh[name] = np.asarray(partial[name], np.int64)
+
+
+def _fold_partial(
+    node: onnx.NodeProto, partial: dict[str, list[Dim | None]], known: dict[str, Array], fresh: dict[str, Array]
+) -> bool:
+    """Gather with a constant index from a shape that is known only in part."""
+    if node.op_type != "Gather" or node.input[0] not in partial or node.input[1] not in known:
+        return False
+    index = known[node.input[1]]
+    dims = partial[node.input[0]]
+    picked = [dims[int(i)] for i in index.reshape(-1) if -len(dims) <= int(i) < len(dims)]
+    if len(picked) == index.size and all(isinstance(d, int) for d in picked):
+        fresh[node.output[0]] = np.asarray(picked, np.int64).reshape(index.shape)
+    return True
+
+
+def _evaluate(node: onnx.NodeProto, inputs: dict[str, Array], opsets: list[Any]) -> dict[str, Array]:
+    if node.op_type == "ConstantOfShape" and int(np.prod(next(iter(inputs.values())), dtype=np.int64)) > _FOLD_LIMIT:
+        return {}
+    outputs = [o for o in node.output if o]
+    graph = onnx.helper.make_graph(
+        [node],
+        "constant",
+        [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in inputs.items()],
+        [onnx.ValueInfoProto(name=o) for o in outputs],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=opsets)
+    with np.errstate(all="ignore"):
+        results = ReferenceEvaluator(model).run(None, inputs)
+    return {n: np.asarray(v) for n, v in zip(outputs, results, strict=True)}
+
+
+def _substitute(model: onnx.ModelProto, fresh: dict[str, Array]) -> None:
+    kept = [n for n in model.graph.node if not all(o in fresh for o in n.output if o)]
+    made = {o for n in model.graph.node for o in n.output} - {o for n in kept for o in n.output}
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    outputs = {o.name for o in model.graph.output}
+    for name, value in fresh.items():
+        if name in made and name not in outputs:
+            model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+
+
+def _gather(
+    proto: onnx.ModelProto,
+    inferred: onnx.ModelProto,
+    declared: dict[str, onnx.ValueInfoProto],
+    values: dict[str, Array],
+    static: bool,
+) -> Facts:
+    facts = Facts(values=values)
+    raw = _raw_shapes(inferred)
+    for group in (inferred.graph.value_info, inferred.graph.input, inferred.graph.output):
+        for v in group:
+            if v.type.HasField("tensor_type") and v.type.tensor_type.elem_type:
+                facts.types[v.name] = v.type.tensor_type.elem_type
+    for name, v in declared.items():
+        if name not in facts.types and v.type.tensor_type.elem_type:
+            facts.types[name] = v.type.tensor_type.elem_type
+        _merge_declared(raw, name, v, static)
+    for i in proto.graph.initializer:
+        facts.types[i.name] = i.data_type
+        raw[i.name] = list(i.dims)
+    for name, value in values.items():
+        raw[name] = list(value.shape)
+        facts.types.setdefault(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
+    for name, dims in raw.items():
+        facts.shapes[name] = tuple(f"{name}#{i}" if d is None else d for i, d in enumerate(dims))
+    return facts
+
+
+def _merge_declared(raw: dict[str, list[Dim | None]], name: str, v: onnx.ValueInfoProto, static: bool) -> None:
+    """Take what the file declares where inference knows nothing. Declared numbers of a model with dynamic inputs may be
+    stale (a batch size edited afterwards), so only its rank and symbols are trusted there."""
+    if not v.type.tensor_type.HasField("shape"):
+        return
+    dims: list[Dim | None] = []
+    for d in v.type.tensor_type.shape.dim:
+        if d.HasField("dim_value"):
+            dims.append(d.dim_value if static else None)
+        else:
+            dims.append(d.dim_param if d.dim_param and d.dim_param not in _UNTRUSTED else None)
+    if name not in raw:
+        raw[name] = dims
+    elif len(dims) == len(raw[name]):
+        raw[name] = [a if a is not None else b for a, b in zip(raw[name], dims, strict=True)]

@@ -1,0 +1,89 @@
+"""From a ModelProto to the graph that the calculus works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+
+from omenn_onnx.graph.facts import collect_facts
+from omenn_onnx.graph.ir import Array, Graph, Node, Tensor
+
+
+def read_graph(proto: onnx.ModelProto, folder: str = "") -> Graph:
+    """The main graph of ``proto`` with the facts of every tensor. ``folder`` holds its external data, if any."""
+    facts = collect_facts(proto)
+    tensors: dict[str, Tensor] = {}
+    initializers = {i.name: i for i in proto.graph.initializer}
+    overridable = {v.name for v in proto.graph.input}
+
+    def tensor(name: str) -> Tensor:
+        if name not in tensors:
+            code = facts.types.get(name)
+            t = Tensor(name, None if code is None else onnx.helper.tensor_dtype_to_np_dtype(code), facts.shapes.get(name))
+            if name in initializers and name not in overridable:
+                t.const, t.load = True, _loader(initializers[name], folder)
+            elif name in facts.values:
+                t.const, t.load = True, _giver(facts.values[name])
+            tensors[name] = t
+        return tensors[name]
+
+    nodes = []
+    for n in proto.graph.node:
+        node = Node(
+            n.op_type,
+            "" if n.domain == "ai.onnx" else n.domain,
+            [tensor(i) if i else None for i in n.input],
+            [tensor(o) if o else Tensor("") for o in n.output],
+            {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute},
+            n.name,
+            [tensor(c) for c in captured_names(n)],
+        )
+        for output in node.outputs:
+            output.producer = node
+        if all(i is None or i.const for i in (*node.inputs, *node.captured)):
+            for output in node.outputs:
+                output.const = True
+            if node.op == "Constant" and "value" in node.attrs and node.outputs[0].load is None:
+                node.outputs[0].load = _loader(node.attrs["value"], folder)
+        nodes.append(node)
+    for i in proto.graph.sparse_initializer:
+        tensor(i.values.name).const = True
+    opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in proto.opset_import}
+    return Graph(
+        nodes,
+        tensors,
+        [tensor(v.name) for v in proto.graph.input],
+        [tensor(v.name) for v in proto.graph.output],
+        opsets.get("", 1),
+        opsets,
+    )
+
+
+def captured_names(node: onnx.NodeProto) -> list[str]:
+    """Names of outer tensors that the subgraphs of ``node`` use, in order, once each."""
+    found: dict[str, None] = {}
+    for a in node.attribute:
+        for g in [a.g] if a.type == onnx.AttributeProto.GRAPH else list(a.graphs):
+            inner = {v.name for v in g.input} | {i.name for i in g.initializer} | {i.values.name for i in g.sparse_initializer}
+            for n in g.node:
+                for name in [*n.input, *captured_names(n)]:
+                    if name and name not in inner:
+                        found.setdefault(name)
+                inner.update(n.output)
+            found.update(dict.fromkeys(o.name for o in g.output if o.name not in inner))
+    return list(found)
+
+
+def _loader(proto: onnx.TensorProto, folder: str) -> Callable[[], Array]:
+    def load() -> Array:
+        value: Any = onnx.numpy_helper.to_array(proto, folder)
+        return np.asarray(value)
+
+    return load
+
+
+def _giver(value: Array) -> Callable[[], Array]:
+    return lambda: value

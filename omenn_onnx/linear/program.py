@@ -1,0 +1,206 @@
+"""Variables, equations and the primitives of a linear program.
+
+A program is a list of equations ``out = P(inputs)``, each P linear in its inputs. Coefficients are tensors of the forward
+graph and are held fixed. Shapes exclude the axis of several cotangents, which only the lowering knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from omenn_onnx.errors import Unsupported
+from omenn_onnx.graph.ir import Dim, Shape, Tensor
+
+
+@dataclass(eq=False, slots=True)
+class Var:
+    """A linear variable: a value stream, a ones stream, or a cotangent of one of them."""
+
+    shape: Shape
+    definition: Equation | None = field(default=None, repr=False)
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+
+class Primitive:
+    """A linear map. Subclasses hold its coefficients; the transposes stand in :mod:`omenn_onnx.linear.transpose`."""
+
+    __slots__: ClassVar[tuple[str, ...]] = ()
+
+
+@dataclass(eq=False, slots=True)
+class Equation:
+    """``out = primitive(inputs)``. ``owner`` is the node that causes it; ``bias`` marks a constant term of that node,
+    written as a multiple of a ones stream."""
+
+    primitive: Primitive
+    inputs: tuple[Var, ...]
+    out: Var
+    owner: str = ""
+    bias: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Scale(Primitive):
+    """y = c x, elementwise; c broadcasts to x's shape. ``safe``: 0 where x is 0, even if c is not finite."""
+
+    coefficient: Tensor
+    safe: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Select(Primitive):
+    """y = x where the mask holds, else 0; the mask broadcasts to x's shape."""
+
+    mask: Tensor
+
+
+@dataclass(eq=False, slots=True)
+class Add(Primitive):
+    """y = sum of the inputs, all of y's shape."""
+
+
+@dataclass(eq=False, slots=True)
+class Broadcast(Primitive):
+    """y = x repeated along axes where x has size 1; equal rank."""
+
+
+@dataclass(eq=False, slots=True)
+class Sum(Primitive):
+    """y = x summed over the axes where y has size 1, which are kept; equal rank."""
+
+
+@dataclass(eq=False, slots=True)
+class Reshape(Primitive):
+    """y = x in another shape, elements in the same order."""
+
+
+@dataclass(eq=False, slots=True)
+class Permute(Primitive):
+    """y's axis i is x's axis perm[i]."""
+
+    perm: tuple[int, ...]
+
+
+@dataclass(eq=False, slots=True)
+class MatMul(Primitive):
+    """y = x W (``left`` False) or W x (``left`` True) over the last two axes; W is ``weight``, transposed if asked."""
+
+    weight: Tensor
+    left: bool = False
+    transposed: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Einsum(Primitive):
+    """y[out] = sum of x[x_labels] w[w_labels] over labels that are not in out. Every label of x is in w or out."""
+
+    weight: Tensor
+    x_labels: str
+    w_labels: str
+    out_labels: str
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Geometry of a sliding window over the trailing spatial axes; ``pads`` are all begins, then all ends."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """Extent of the dilated kernel along each axis."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+
+@dataclass(eq=False, slots=True)
+class Conv(Primitive):
+    """Convolution of [N, C, spatial] by ``weight`` [M, C/group, kernel]; ``adjoint`` is its transpose, to y's shape."""
+
+    weight: Tensor
+    window: Window
+    group: int = 1
+    adjoint: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class WindowSum(Primitive):
+    """Sums over windows along the trailing axes, zeros in the padding; ``adjoint`` spreads each value over its window."""
+
+    window: Window
+    adjoint: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Slice(Primitive):
+    """y[i] = x[begin + i] along every axis, for y's shape."""
+
+    begin: tuple[Dim | Tensor, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Embed(Primitive):
+    """y[begin + i] = x[i], zeros elsewhere: the transpose of Slice."""
+
+    begin: tuple[Dim | Tensor, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Concat(Primitive):
+    """y = the inputs joined along an axis."""
+
+    axis: int
+
+
+@dataclass(eq=False, slots=True)
+class Gather(Primitive):
+    """y = x[..., indices, ...] along an axis, with one index vector."""
+
+    axis: int
+    indices: Tensor
+
+
+@dataclass(eq=False, slots=True)
+class ScatterAdd(Primitive):
+    """y[..., indices[i], ...] += x[..., i, ...]: the transpose of Gather."""
+
+    axis: int
+    indices: Tensor
+
+
+@dataclass(eq=False, slots=True)
+class GatherElements(Primitive):
+    """y[i, j, ...] = x[indices[i, j, ...], j, ...] (along ``axis``)."""
+
+    axis: int
+    indices: Tensor
+
+
+@dataclass(eq=False, slots=True)
+class ScatterElements(Primitive):
+    """y[indices[i, j, ...], j, ...] += x[i, j, ...]: the transpose of GatherElements."""
+
+    axis: int
+    indices: Tensor
+
+
+@dataclass(eq=False, slots=True)
+class CumSum(Primitive):
+    """Running sums along an axis, as ONNX defines its two flags."""
+
+    axis: int
+    exclusive: bool = False
+    reverse: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Refused(Primitive):
+    """Stands where no linear form exists. It is an error only if a cotangent reaches it."""
+
+    reason: Unsupported

@@ -1,0 +1,182 @@
+"""The transpose of a linear program: one rule a primitive, one walk over the equations.
+
+For y = P x and any cotangent c,  <P x, c> = <x, P^T c>.  The adjoint program is written in the same primitives, so its
+transpose is the program again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import singledispatch
+
+from omenn_onnx.errors import Unsupported, UnsupportedOperators
+from omenn_onnx.linear import program as lp
+from omenn_onnx.linear.build import Builder
+from omenn_onnx.linear.program import Equation, Primitive, Var
+
+
+def transpose(
+    equations: Sequence[Equation],
+    seeds: Mapping[Var, Var],
+    wanted: Iterable[Var],
+    build: Builder,
+    keep: Callable[[Equation], bool] = lambda equation: True,
+) -> dict[Var, Var | None]:
+    """Cotangents of ``wanted`` for the given cotangents of some variables, as equations of ``build``.
+
+    None stands for zero. ``keep`` may drop equations (to follow the bias terms of one owner). Refused operators that a
+    cotangent reaches are collected and raised together.
+    """
+    wanted = list(wanted)
+    live = _live(equations, wanted)
+    pending: dict[Var, list[Var]] = {v: [c] for v, c in seeds.items() if v in live}
+    refused: list[Unsupported] = []
+    for equation in reversed(equations):
+        terms = pending.get(equation.out)
+        if terms is None or not keep(equation):
+            continue
+        if isinstance(equation.primitive, lp.Refused):
+            refused.append(equation.primitive.reason)
+        build.owner = equation.owner
+        cotangent = build.add(terms, equation.out.shape)
+        pending[equation.out] = [cotangent]
+        reached = [v in live for v in equation.inputs]
+        if not any(reached):
+            continue
+        for x, c in zip(equation.inputs, transpose_primitive(equation.primitive, build, cotangent, equation), strict=True):
+            if x in live:
+                pending.setdefault(x, []).append(c)
+    if refused:
+        raise UnsupportedOperators(refused[::-1])
+    return {v: build.add(pending[v], v.shape) if v in pending else None for v in wanted}
+
+
+def _live(equations: Sequence[Equation], wanted: Iterable[Var]) -> set[Var]:
+    """The variables that depend on one of ``wanted``."""
+    live = set(wanted)
+    for equation in equations:
+        if any(v in live for v in equation.inputs):
+            live.add(equation.out)
+    return live
+
+
+@singledispatch
+def transpose_primitive(primitive: Primitive, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    """The cotangents of the inputs of one equation, given that of its output."""
+    raise TypeError(f"{type(primitive).__name__} has no transpose")
+
+
+@transpose_primitive.register
+def _(primitive: lp.Scale, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.scale(c, primitive.coefficient, safe=primitive.safe)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.Select, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.select(c, primitive.mask)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.Add, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [c] * len(equation.inputs)
+
+
+@transpose_primitive.register
+def _(primitive: lp.Broadcast, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.sum_to(c, equation.inputs[0].shape)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.Sum, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.broadcast(c, equation.inputs[0].shape)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.Reshape, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.reshape(c, equation.inputs[0].shape)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.Permute, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.permute(c, [primitive.perm.index(i) for i in range(c.rank)])]
+
+
+@transpose_primitive.register
+def _(primitive: lp.MatMul, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    shape = equation.inputs[0].shape
+    return [build.matmul(c, primitive.weight, shape, left=primitive.left, transposed=not primitive.transposed)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.Einsum, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    x, w, out = primitive.x_labels, primitive.w_labels, primitive.out_labels
+    return [build.einsum(c, primitive.weight, out, w, x, equation.inputs[0].shape)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.Conv, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    adjoint = lp.Conv(primitive.weight, primitive.window, primitive.group, not primitive.adjoint)
+    return [build.apply(adjoint, [c], equation.inputs[0].shape)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.WindowSum, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.window_sum(c, primitive.window, equation.inputs[0].shape, adjoint=not primitive.adjoint)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.Slice, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.embed(c, primitive.begin, equation.inputs[0].shape)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.Embed, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.slice(c, primitive.begin, equation.inputs[0].shape)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.Concat, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    parts: list[Var] = []
+    offset = 0
+    running = None
+    axis = primitive.axis
+    for x in equation.inputs:
+        start = offset if running is None else build.emit.op("Add", running, [offset], shape=(1,))
+        begin = tuple(start if i == axis else 0 for i in range(c.rank))
+        parts.append(build.slice(c, begin, x.shape))
+        size = x.shape[axis]
+        if isinstance(size, int):
+            offset += size
+        else:
+            running = build.emit.dim(size) if running is None else build.emit.op("Add", running, build.emit.dim(size), shape=(1,))
+    return parts
+
+
+@transpose_primitive.register
+def _(primitive: lp.Gather, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.apply(lp.ScatterAdd(primitive.axis, primitive.indices), [c], equation.inputs[0].shape)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.ScatterAdd, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.apply(lp.Gather(primitive.axis, primitive.indices), [c], equation.inputs[0].shape)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.GatherElements, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.apply(lp.ScatterElements(primitive.axis, primitive.indices), [c], equation.inputs[0].shape)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.ScatterElements, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.apply(lp.GatherElements(primitive.axis, primitive.indices), [c], equation.inputs[0].shape)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.CumSum, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.apply(lp.CumSum(primitive.axis, primitive.exclusive, not primitive.reverse), [c], c.shape)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.Refused, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.apply(primitive, [c], x.shape) for x in equation.inputs]

@@ -1,0 +1,46 @@
+"""MatMul and Einsum."""
+
+from __future__ import annotations
+
+from omenn_onnx.graph.ir import Tensor
+from omenn_onnx.linear import program as lp
+from omenn_onnx.linear.program import Equation
+from omenn_onnx.lowering.base import Lowered, Lowering, lowers
+
+
+def _swap(low: Lowering, w: Tensor) -> Tensor:
+    """The matrix transposed; ONNX Runtime fuses it into the product, or folds it when the weight is constant."""
+    rank = w.rank
+    if rank is None:
+        raise AssertionError(f"weight {w.name!r} has no known rank")
+    assert w.shape is not None
+    shape = (*w.shape[:-2], w.shape[-1], w.shape[-2])
+    return low.emit.op("Transpose", w, perm=[*range(rank - 2), rank - 1, rank - 2], shape=shape)
+
+
+@lowers(lp.MatMul)
+def matmul(low: Lowering, p: lp.MatMul, e: Equation) -> Lowered:
+    x = e.inputs[0]
+    if p.weight.rank == 2:
+        tensor = low.full(x, [-2 if p.left else -1])
+        dims = low[x].dims
+    else:
+        tensor = low.full(x)
+        dims = x.shape
+    dims = (*dims[:-2], e.out.shape[-2], dims[-1]) if p.left else (*dims[:-1], e.out.shape[-1])
+    if not p.left and p.weight.rank == 2 and x.rank == 2 and low.lead is None:
+        return Lowered(low.emit.op("Gemm", tensor, p.weight, transB=int(p.transposed), shape=dims), dims)
+    w = _swap(low, p.weight) if p.transposed else p.weight
+    operands = (w, tensor) if p.left else (tensor, w)
+    return Lowered(low.emit.op("MatMul", *operands, shape=low.dims(dims)), dims)
+
+
+@lowers(lp.Einsum)
+def einsum(low: Lowering, p: lp.Einsum, e: Equation) -> Lowered:
+    x, shape = low.full(e.inputs[0]), e.out.shape
+    lead = ""
+    if low.lead is not None:
+        used = set(p.x_labels + p.w_labels + p.out_labels)
+        lead = next(c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in used)
+    equation = f"{lead}{p.x_labels},{p.w_labels}->{lead}{p.out_labels}"
+    return Lowered(low.emit.op("Einsum", x, p.weight, equation=equation, shape=low.dims(shape)), shape)

@@ -1,0 +1,225 @@
+"""What is explained when the user does not say: inputs, the output before its post-processing tail, the channel axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from omenn_onnx.calculus.shape_ops import shape_groups
+from omenn_onnx.errors import CompileError, NameNotFound, NoPath
+from omenn_onnx.graph.ir import Graph, Node, Tensor
+
+View = Callable[[Tensor], Node | None]
+
+_TAIL = frozenset(
+    "Softmax LogSoftmax Sigmoid ArgMax ArgMin TopK ZipMap Cast Equal Greater GreaterOrEqual Less LessOrEqual Identity "
+    "Reshape Flatten Squeeze Unsqueeze NaNGuard".split()
+)
+_AFFINE = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN"})
+
+
+def find_output(graph: Graph, view: View, name: str | None) -> Tensor:
+    """The tensor of that name, or the one in front of the first output's tail."""
+    if name is not None:
+        return _float_tensor(graph, name, "explained output")
+    t = graph.outputs[0]
+    while True:
+        node = view(t)
+        if node is None or node.op not in _TAIL or node.inputs[0] is None or node.inputs[0].const:
+            break
+        t = node.inputs[0]
+    if not t.is_float:
+        t = next((o for o in graph.outputs if o.is_float), t)
+        if not t.is_float:
+            raise CompileError(f"no floating-point tensor was found behind output {graph.outputs[0].name!r}: say --output NAME")
+    return t
+
+
+def find_inputs(graph: Graph, names: Sequence[str]) -> list[Tensor]:
+    """The tensors of those names, or the default: the float inputs, for token ids the output of the word embedding, for
+    an integer image its first Cast."""
+    if names:
+        return [_float_tensor(graph, n, "explained input") for n in dict.fromkeys(names)]
+    found = [t for t in graph.inputs if t.is_float and not t.const]
+    integers = [t for t in graph.inputs if t.dtype is not None and t.dtype.kind in "iu" and not t.const]
+    embeddings = _word_embeddings(graph, integers)
+    found += embeddings
+    images = [_first_cast(graph, t) for t in integers if (t.rank or 0) >= 3]
+    found += [t for t in images if t is not None]
+    if not found:
+        casts = [_first_cast(graph, t) for t in integers]
+        found = [t for t in casts if t is not None]
+    if not found:
+        raise NoPath("the model has no floating-point input, embedding or cast to explain: say --input NAME of a float tensor")
+    return found
+
+
+def _float_tensor(graph: Graph, name: str, what: str) -> Tensor:
+    if name not in graph.tensors:
+        raise NameNotFound(what, name, graph.tensors)
+    t = graph.tensors[name]
+    if not t.is_float:
+        kind = "of unknown type" if t.dtype is None else str(t.dtype)
+        raise CompileError(f"{what} {name!r} is {kind}; only floating-point tensors can be explained")
+    return t
+
+
+def _first_cast(graph: Graph, t: Tensor) -> Tensor | None:
+    for node in graph.nodes:
+        if node.op == "Cast" and node.inputs[0] is t and node.outputs[0].is_float:
+            return node.outputs[0]
+    return None
+
+
+def _word_embeddings(graph: Graph, integers: list[Tensor]) -> list[Tensor]:
+    """Outputs of Gathers that look token ids up in a constant table: for each input its largest table; of several
+    inputs those whose tables are the largest (token types and positions have small ones)."""
+    ids: dict[Tensor, Tensor] = {t: t for t in integers}
+    candidates: list[tuple[int, Tensor]] = []
+    for node in graph.nodes:
+        if node.op in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze") and node.inputs[0] in ids:
+            if not node.outputs[0].is_float:
+                ids[node.outputs[0]] = ids[node.inputs[0]]
+        elif node.op == "Gather" and node.inputs[1] in ids and node.inputs[0] is not None and node.inputs[0].const:
+            table = node.inputs[0]
+            if table.is_float and table.rank == 2 and table.shape is not None and isinstance(table.shape[0], int):
+                candidates.append((table.shape[0], node.outputs[0]))
+    largest = max((rows for rows, _ in candidates), default=0)
+    return [t for rows, t in candidates if rows == largest]
+
+
+# The channel axis
+
+AxisMap = tuple[frozenset[int], ...]
+
+
+def channel_axes(graph: Graph, view: View, sources: Sequence[Tensor], given: Mapping[str, int]) -> dict[Tensor, int]:
+    """For each explained tensor the axis along which the ones channel is appended."""
+    axes: dict[Tensor, int] = {}
+    for t in sources:
+        rank = t.rank
+        if rank is None:
+            raise CompileError(f"the rank of the explained tensor {t.name!r} is not known; declare its shape")
+        if rank == 0:
+            raise CompileError(f"the explained tensor {t.name!r} is a scalar; choose another --input")
+        said = given.get(t.name, given.get(""))
+        if said is not None:
+            if not -rank <= said < rank:
+                raise CompileError(f"--channel-axis {said}: {t.name!r} has {rank} axes")
+            axes[t] = said % rank
+            continue
+        found = _contracted_axes(graph, view, t, [s for s in sources if s is not t])
+        fallback = 1 if rank >= 4 else rank - 1
+        wanted = {min(s) if len(s) == 1 else fallback for s in found}
+        if len(wanted) > 1:
+            raise CompileError(
+                f"the channel axis of {t.name!r} is not clear: the operators that read it contract axes "
+                f"{sorted(wanted)}; say --channel-axis {t.name}=N"
+            )
+        axes[t] = wanted.pop() if wanted else fallback
+    return axes
+
+
+def _contracted_axes(graph: Graph, view: View, source: Tensor, others: Sequence[Tensor]) -> list[frozenset[int]]:
+    """The axes of ``source`` that each first affine operator behind it contracts."""
+    assert source.rank is not None
+    maps: dict[Tensor, AxisMap] = {source: tuple(frozenset({i}) for i in range(source.rank))}
+    found: list[frozenset[int]] = []
+    for original in graph.nodes:
+        node = view(original.outputs[0]) or original if original.outputs else original
+        inputs = [(i, t) for i, t in enumerate(node.inputs) if t is not None and t in maps]
+        if not inputs or any(o is source or o in others for o in node.outputs):
+            continue
+        if node.op in _AFFINE and node.domain == "":
+            for i, t in inputs:
+                axes = _contracts(node, i, t)
+                union = frozenset().union(*(maps[t][a] for a in axes if a < len(maps[t])))
+                if union:
+                    found.append(union)
+            continue
+        for o in node.outputs:
+            moved = [_moved(node, t, maps[t], o) for _, t in inputs]
+            moved = [m for m in moved if m is not None]
+            if moved and o.name:
+                maps[o] = tuple(frozenset().union(*axes) for axes in zip(*moved, strict=True))  # type: ignore[arg-type]
+    return found
+
+
+def _contracts(node: Node, i: int, t: Tensor) -> list[int]:
+    rank = t.rank or 0
+    if node.op in ("Conv", "ConvTranspose"):
+        return [1] if i == 0 else []
+    if node.op == "MatMul":
+        return [rank - 1] if i == 0 or rank == 1 else [rank - 2]
+    if node.op == "Gemm":
+        if i == 0:
+            return [0 if node.attrs.get("transA") else 1]
+        return [1 if node.attrs.get("transB") else 0] if i == 1 else []
+    if node.op == "Einsum":
+        left, _, out = node.attrs["equation"].decode().replace(" ", "").partition("->")
+        term = left.split(",")[i]
+        behind = term.partition("...")[2] if "..." in term else term
+        front = term.partition("...")[0] if "..." in term else ""
+        labels: list[str | None] = [*front, *[None] * (rank - len(front) - len(behind)), *behind]
+        return [a for a, c in enumerate(labels) if c is not None and c not in out]
+    return [2] if i == 0 else []
+
+
+def _moved(node: Node, t: Tensor, axes: AxisMap, out: Tensor) -> AxisMap | None:
+    """Where the axes of ``t`` stand in an output of a node that is not affine."""
+    if t.shape is None or out.shape is None or not out.is_float:
+        return None
+    if node.op == "Transpose":
+        perm = node.attrs.get("perm", list(range(len(axes)))[::-1])
+        return tuple(axes[a] for a in perm)
+    if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
+        result: dict[int, frozenset[int]] = {}
+        for left, right in shape_groups(t.shape, out.shape):
+            union = frozenset().union(*(axes[a] for a in left if t.shape[a] != 1))
+            for a in right:
+                result[a] = frozenset() if out.shape[a] == 1 and len(right) > 1 else union
+        return tuple(result.get(a, frozenset()) for a in range(len(out.shape)))
+    if node.op == "SpaceToDepth":
+        return (axes[0], axes[1] | axes[2] | axes[3], axes[2], axes[3])
+    if node.op == "DepthToSpace":
+        return (axes[0], axes[1], axes[1] | axes[2], axes[1] | axes[3])
+    if node.op == "Gather" and node.inputs[0] is t:
+        a = int(node.attrs.get("axis", 0)) % len(axes)
+        spread = len(out.shape) - len(axes) + 1
+        return (*axes[:a], *(axes[a] for _ in range(spread)), *axes[a + 1 :])
+    if node.op.startswith("Reduce") and len(out.shape) < len(axes):
+        which = node.attrs.get("axes")
+        if which is None and node.input(1) is not None:
+            value = node.inputs[1].value if node.inputs[1] is not None else None
+            which = None if value is None else [int(a) for a in value.reshape(-1)]
+        if which is None:
+            return None
+        gone = {a % len(axes) for a in which}
+        return tuple(s for a, s in enumerate(axes) if a not in gone)
+    if len(out.shape) >= len(axes):
+        return (frozenset(),) * (len(out.shape) - len(axes)) + axes
+    return None
+
+
+def class_axis(view: View, z: Tensor) -> int:
+    """The axis of the classes of a dense output: where the operator that made it put its output channels."""
+    rank = z.rank or 1
+    t: Tensor | None = z
+    axis: int | None = None
+    trail: list[Sequence[int]] = []
+    while t is not None and (node := view(t)) is not None:
+        if node.op in ("Conv", "ConvTranspose", "BatchNormalization", "Resize"):
+            axis = 1
+            break
+        if node.op in ("MatMul", "Gemm", "Einsum"):
+            axis = (t.rank or 1) - 1
+            break
+        if node.op == "Transpose":
+            trail.append(node.attrs.get("perm", list(range(t.rank or 0))[::-1]))
+        elif node.op not in ("Add", "Sub", "Mul", "Div", "Identity", "Cast", "Relu", "Sigmoid"):
+            break
+        t = next((i for i in node.inputs if i is not None and not i.const), None)
+    if axis is None:
+        return 1 if rank >= 4 else rank - 1
+    for perm in reversed(trail):
+        axis = list(perm).index(axis)
+    return axis

@@ -1,0 +1,13 @@
+"""An independent dense oracle of the dynamic-linear calculus (semantics.md), in float64 numpy, for tests only.
+
+    explain(model, feeds, inputs, output, seed, rules="secant", channel_axis=None) -> Result
+
+Rules are in ``stream.RULES``, a dict (domain, operator) -> function; the modules below fill it.
+"""
+
+from . import conv, elementwise, fourier, moves, norms, pooling, products, reductions, resample, scatter, softmax, sums
+from .engine import Result, explain
+from .stream import NotInOracle, OracleError
+
+__all__ = ["NotInOracle", "OracleError", "Result", "explain"]
+_ = (conv, elementwise, fourier, moves, norms, pooling, products, reductions, resample, scatter, softmax, sums)
