@@ -70,9 +70,9 @@ def linearise(
         to_double(proto, str(loaded.folder or ""))
     graph = read_graph(proto, str(loaded.folder or ""))
     emit = Emitter(graph, explanation_type(graph, dtype), _free_prefix(graph, f"{prefix}omenn"))
-    views = Views(graph, emit)
-    calculus = Calculus(graph, emit, rules == "tangent", frozenset(opaque), views)
     sources = find_inputs(graph, inputs)
+    views = Views(graph, emit, sources)
+    calculus = Calculus(graph, emit, rules == "tangent", frozenset(opaque), views)
     z = find_output(graph, views, output)
     if z.shape is None:
         raise CompileError(f"the rank of the explained output {z.name!r} is not known; declare shapes in the model")

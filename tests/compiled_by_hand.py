@@ -63,7 +63,8 @@ class Graph:
             chosen, wide = "target", True
         else:
             chosen = self.op("ArgMax", "Z", out="target", axis=1, keepdims=0)
-        onehot = self.op("OneHot", chosen, self.weight([CLASSES]), self.weight(np.array([0.0, 1.0])), axis=-1)
+        onehot = self.op("OneHot", chosen, self.weight(CLASSES), self.weight([0, 1]), axis=-1)
+        onehot = self.op("Cast", onehot, to=code)
         z = self.op("Unsqueeze", "Z", self.weight([1])) if wide else "Z"
         self.op("ReduceSum", self.op("Mul", onehot, z), axis, out="score", keepdims=0)
         return onehot, added
@@ -137,9 +138,9 @@ def part(name: str, x: str | None = None, end: str = "", axis: int = 1) -> dict[
 
 def linear(
     kind: str = "argmax", dtype: str = "float32", wide: bool = False, k: int | None = None, wrong: float = 0.0,
-    batch: Any = "N", softmax: bool = False, rows: bool = True,
+    batch: Any = "N", tail: str | None = None, rows: bool = True,
 ) -> onnx.ModelProto:  # fmt: skip
-    """Z = X W + b on [N,4]: C_w = W s, C_b = <b, s>. ``wrong`` is added to C_b, to be found out."""
+    """Z = X W + b on [N,4]: C_w = W s, C_b = <b, s>. ``wrong`` is added to C_b; ``tail`` hides Z."""
     g = Graph(dtype)
     code = CODES[dtype]
     x = helper.make_tensor_value_info("x", code, [batch, FEATURES])
@@ -150,8 +151,8 @@ def linear(
     g.op("Add", bias, g.weight(np.array(wrong)), out="C_b")
     deep = wide or kind == "top"
     own = [("Z", code, [batch, CLASSES])]
-    if softmax:
-        g.op("Softmax", "Z", out="p", axis=1)
+    if tail:
+        g.op(tail, "Z", out="p")
         own = [("p", code, [batch, CLASSES])]
     outputs = [("C_w", ["N", "K", FEATURES] if deep else ["N", FEATURES]), ("C_b", ["N", "K", 1] if deep else ["N", 1])]
     return g.model([x], [part("x")], outputs, kind, extra, k, wide, rows, own)
@@ -166,7 +167,9 @@ def linear_original(dtype: str = "float32", shift: float = 0.0) -> onnx.ModelPro
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def relu_image(kind: str = "argmax", dtype: str = "float32", k: int | None = None, channels: int = 1) -> onnx.ModelProto:
+def relu_image(
+    kind: str = "argmax", dtype: str = "float32", k: int | None = None, channels: int = 1
+) -> onnx.ModelProto:
     """Z = relu(X W1 + b1) W2 + b2 on images: g = (s W2') * [h > 0], C_w = g W1', C_b = (g b1 + s b2) / places.
 
     With more channels each weighs the same: X is averaged over them first.

@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if original is not None:
         found.interface(explainer.engine, original)
     tried = 0
-    for feeds, where in _given(explainer, args) if args.input else _random(explainer, args):
+    for feeds, where, first in _given(explainer, args) if args.input else _random(explainer, args):
         explanation = explainer(feeds, allow_nonfinite=args.allow_nonfinite)
-        found.explanation(explanation, where)
+        found.explanation(explanation, where, first)
         if original is not None:
             wanted = {i.name for i in (*original.inputs, *original.optional)}
             own = {n: v for n, v in explanation.feeds.items() if n in wanted}
@@ -83,12 +83,13 @@ def _engine(args: Namespace) -> Engine:
     except ModelFileError as error:
         if not args.exact or "implement" not in str(error).lower():
             raise
-        print(f"omenn-verify: {one_line(error)}; onnx's reference evaluator runs it, slowly", file=sys.stderr)
+        said = one_line(error).split(" (a float64")[0]
+        print(f"omenn-verify: {said}: onnx's reference evaluator runs it, slowly", file=sys.stderr)
         return ReferenceEngine(args.compiled)
 
 
-def _given(explainer: Explainer, args: Namespace) -> Iterator[tuple[dict[str, Any], str]]:
-    """The inputs of the files, in batches."""
+def _given(explainer: Explainer, args: Namespace) -> Iterator[tuple[dict[str, Any], str, int]]:
+    """The inputs of the files in batches: feeds, file, first row."""
     paths = files_of(args.input)
     inputs = (*explainer.engine.inputs, *explainer.engine.optional)
     for path, sample in zip(paths, samples(paths, explainer, args), strict=True):
@@ -101,10 +102,10 @@ def _given(explainer: Explainer, args: Namespace) -> Iterator[tuple[dict[str, An
             name = explainer.contract.target_input
             if args.target is not None and name is not None:
                 feeds = {**feeds, name: args.target}
-            yield feeds, path.name + (f" from row {start}:" if step < sample.rows else "")
+            yield feeds, path.name, start
 
 
-def _random(explainer: Explainer, args: Namespace) -> Iterator[tuple[dict[str, Any], str]]:
+def _random(explainer: Explainer, args: Namespace) -> Iterator[tuple[dict[str, Any], str, int]]:
     """Random inputs, each sample from a seed of its own."""
     contract, engine = explainer.contract, explainer.engine
     shapes = shapes_for(engine.inputs, dict(_shape(s) for s in args.shape))
@@ -115,7 +116,7 @@ def _random(explainer: Explainer, args: Namespace) -> Iterator[tuple[dict[str, A
         feeds = random_feeds(engine.inputs, contract, tables, shapes, classes, rng)
         if args.target is not None and contract.target_input is not None:
             feeds[contract.target_input] = np.asarray(args.target)
-        yield feeds, f"random {number}"
+        yield feeds, f"random {number}", 0
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

@@ -2,35 +2,313 @@
 from the whole.
 
 Nothing is rewritten: the model's own nodes stay. A view tells the calculus to take a tensor as the output of another
-operator: the last node of a recognised decomposition is seen as the whole.
+operator: the last node of a recognised decomposition is seen as the whole. No view looks through an explained tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
 
 from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.ir import Graph, Node, Tensor
 
+Recogniser = Callable[["Views", Node], "list[Node] | None"]
+
 
 class Views:
-    """The graph as the calculus takes it."""
+    """The graph as the calculus takes it. ``barriers`` are tensors that no view looks through."""
 
-    def __init__(self, graph: Graph, emit: Emitter) -> None:
+    def __init__(self, graph: Graph, emit: Emitter, barriers: Iterable[Tensor] = ()) -> None:
         self.graph = graph
         self.emit = emit
-        self.seen: dict[Tensor, list[Node]] = {}
+        self.barriers = frozenset(barriers)
+        self.recognised: dict[str, int] = {}
+        self._seen: dict[Tensor, list[Node]] = {}
+        for node in graph.nodes:
+            self._recognise(node)
 
     def __call__(self, t: Tensor) -> Node | None:
         """The node that ``t`` counts as the output of."""
-        nodes = self.seen.get(t)
+        nodes = self._seen.get(t)
         return nodes[-1] if nodes else t.producer
 
     def nodes(self) -> Iterator[Node]:
         """All nodes in order, recognised decompositions as the operators they are."""
         for node in self.graph.nodes:
-            first = node.outputs[0] if node.outputs else None
-            if first is not None and first in self.seen:
-                yield from self.seen[first]
-            else:
-                yield node
+            seen = self._seen.get(node.outputs[0]) if node.outputs else None
+            yield from seen if seen is not None else (node,)
+
+    def _recognise(self, node: Node) -> None:
+        if node.domain != "" or node.op not in _FORMS or len(node.outputs) != 1 or node.outputs[0].const:
+            return
+        for form in _FORMS[node.op]:
+            nodes = form(self, node)
+            if nodes is not None:
+                self._seen[node.outputs[0]] = nodes
+                self.recognised[nodes[-1].op] = self.recognised.get(nodes[-1].op, 0) + 1
+                return
+
+    def made_by(self, t: Tensor | None, *ops: str) -> Node | None:
+        """The node that gives ``t`` if it is one of ``ops`` and may be looked through."""
+        node = None if t is None or t in self.barriers else self(t)
+        return node if node is not None and node.domain == "" and node.op in ops else None
+
+    def whole(self, node: Node, op: str, *inputs: Tensor | None, **attrs: Any) -> list[Node]:
+        """``node`` seen as one operator."""
+        return [Node(op, "", list(inputs), node.outputs, attrs, node.name)]
+
+    def part(self, node: Node, op: str, *inputs: Tensor) -> Node:
+        """An operator in front of the last one; its value is computed next to the graph."""
+        out = self.emit.op(op, *(self.emit.cast(t) for t in inputs))
+        return Node(op, "", list(inputs), [out], {}, node.name)
+
+
+def scalar(t: Tensor | None) -> float | None:
+    """The value of a known constant of one element."""
+    if t is None or not t.const or t.value is None or t.value.size != 1 or not t.is_float:
+        return None
+    return float(t.value.reshape(()))
+
+
+def split_constant(node: Node) -> tuple[Tensor, float] | None:
+    """(x, c) of a binary node with one known scalar, on either side."""
+    if len(node.inputs) != 2 or node.inputs[0] is None or node.inputs[1] is None:
+        return None
+    a, b = node.inputs
+    for x, c in ((a, b), (b, a)):
+        value = scalar(c)
+        if value is not None and not x.const:
+            return x, value
+    return None
+
+
+def _one_plus_exp(v: Views, t: Tensor | None) -> Tensor | None:
+    """u of 1 + Exp(u)."""
+    add = v.made_by(t, "Add")
+    parts = None if add is None else split_constant(add)
+    if parts is None or parts[1] != 1.0:
+        return None
+    exp = v.made_by(parts[0], "Exp")
+    return None if exp is None else exp.inputs[0]
+
+
+def _negated(v: Views, node: Node, u: Tensor) -> tuple[list[Node], Tensor]:
+    """-u: its operand if it is itself a negation, else a new node."""
+    neg = v.made_by(u, "Neg")
+    if neg is not None and neg.inputs[0] is not None:
+        return [], neg.inputs[0]
+    mul = v.made_by(u, "Mul")
+    parts = None if mul is None else split_constant(mul)
+    if parts is not None and parts[1] == -1.0:
+        return [], parts[0]
+    new = v.part(node, "Neg", u)
+    return [new], new.outputs[0]
+
+
+def sigmoid(v: Views, node: Node) -> list[Node] | None:
+    """c / (1 + Exp(-x)) = c Sigmoid(x)."""
+    c, bottom = (None, node.inputs[0]) if node.op == "Reciprocal" else (node.inputs[0], node.inputs[1])
+    u = _one_plus_exp(v, bottom)
+    if u is None or (c is not None and not c.const):
+        return None
+    before, x = _negated(v, node, u)
+    if c is None or scalar(c) == 1.0:
+        return before + v.whole(node, "Sigmoid", x)
+    inner = v.part(node, "Sigmoid", x)
+    return [*before, inner, *v.whole(node, "Mul", c, inner.outputs[0])]
+
+
+def log_forms(v: Views, node: Node) -> list[Node] | None:
+    """Log(Sigmoid(x)) = -Softplus(-x), Log(1 + Exp(x)) = Softplus(x), Log(Softmax(x)) = LogSoftmax(x)."""
+    t = node.inputs[0]
+    inner = v.made_by(t, "Sigmoid")
+    if inner is not None and inner.inputs[0] is not None:
+        first = v.part(node, "Neg", inner.inputs[0])
+        second = v.part(node, "Softplus", first.outputs[0])
+        return [first, second, *v.whole(node, "Neg", second.outputs[0])]
+    soft = v.made_by(t, "Softmax")
+    if soft is not None:
+        return v.whole(node, "LogSoftmax", soft.inputs[0], **soft.attrs)
+    u = _one_plus_exp(v, t)
+    return None if u is None else v.whole(node, "Softplus", u)
+
+
+def _axes(node: Node) -> list[int] | None:
+    """The reduced axes, if they are known."""
+    axes = node.input(1)
+    t = node.inputs[0]
+    if axes is None or axes.value is None or t is None or t.rank is None:
+        return None
+    return sorted(int(a) % t.rank for a in axes.value.reshape(-1))
+
+
+def _keeps(node: Node) -> bool:
+    return bool(node.attrs.get("keepdims", 1))
+
+
+def _exp_sum(v: Views, t: Tensor | None) -> tuple[Tensor, list[int], bool] | None:
+    """(e, axes, keepdims) of ReduceSum(e) with e = Exp(...)."""
+    total = v.made_by(t, "ReduceSum")
+    if total is None or total.inputs[0] is None:
+        return None
+    axes = _axes(total)
+    if axes is None or v.made_by(total.inputs[0], "Exp") is None:
+        return None
+    return total.inputs[0], axes, _keeps(total)
+
+
+def _unshifted(v: Views, e: Tensor, axes: list[int]) -> tuple[Tensor | None, Tensor | None]:
+    """(x, max) of e = Exp(x - max over axes); (u, None) of any other Exp(u)."""
+    exp = v.made_by(e, "Exp")
+    assert exp is not None
+    u = exp.inputs[0]
+    sub = v.made_by(u, "Sub")
+    if sub is not None:
+        best = v.made_by(sub.inputs[1], "ReduceMax")
+        if best is not None and best.inputs[0] is sub.inputs[0] and _axes(best) == axes and _keeps(best):
+            return sub.inputs[0], sub.inputs[1]
+    return u, None
+
+
+def softmax(v: Views, node: Node) -> list[Node] | None:
+    """Exp(x - max) / ReduceSum(Exp(x - max)) over one axis, the max optional, as a quotient or times the Reciprocal."""
+    a, b = node.inputs
+    pairs = [(a, b)]
+    if node.op == "Mul":
+        inverses = [(x, v.made_by(y, "Reciprocal")) for x, y in ((a, b), (b, a))]
+        pairs = [(x, r.inputs[0]) for x, r in inverses if r is not None]
+    for top, bottom in pairs:
+        found = _exp_sum(v, bottom)
+        if found is None or found[0] is not top or not found[2] or len(found[1]) != 1:
+            continue
+        x, _ = _unshifted(v, found[0], found[1])
+        return v.whole(node, "Softmax", x, axis=found[1][0])
+    return None
+
+
+def log_sum_exp(v: Views, node: Node) -> list[Node] | None:
+    """max + Log(ReduceSum(Exp(x - max))) = ReduceLogSumExp(x)."""
+    a, b = node.inputs
+    for shift, rest in ((a, b), (b, a)):
+        log = v.made_by(rest, "Log")
+        found = None if log is None else _exp_sum(v, log.inputs[0])
+        if found is None:
+            continue
+        x, best = _unshifted(v, found[0], found[1])
+        if best is None or not _is_max(v, shift, best, found[1], found[2]):
+            continue
+        axes = v.emit.const(np.asarray(found[1], np.int64))
+        return v.whole(node, "ReduceLogSumExp", x, axes, keepdims=int(found[2]))
+    return None
+
+
+def _is_max(v: Views, shift: Tensor | None, best: Tensor, axes: list[int], kept: bool) -> bool:
+    """Whether ``shift`` is the maximum ``best``, without its reduced axes unless they are kept."""
+    if kept:
+        return shift is best
+    squeezed = v.made_by(shift, "Squeeze", "Reshape")
+    if squeezed is not None and squeezed.inputs[0] is best:
+        return True
+    again, first = v.made_by(shift, "ReduceMax"), v.made_by(best, "ReduceMax")
+    return again is not None and first is not None and again.inputs[0] is first.inputs[0] and _axes(again) == axes
+
+
+def clip_chain(v: Views, node: Node) -> list[Node] | None:
+    """Chains of Clip, Relu, Min and Max with scalar constants are one Clip; so is a single Max or Min."""
+    bounds = _clip_bounds(node)
+    if bounds is None:
+        return None
+    x, low, high = bounds
+    inner = v.made_by(x, "Clip", "Relu", "Min", "Max")
+    deeper = None if inner is None else _clip_bounds(inner)
+    if deeper is None and node.op in ("Clip", "Relu"):
+        return None
+    if deeper is not None:
+        x, first_low, first_high = deeper
+        low, high = min(max(first_low, low), high), min(max(first_high, low), high)
+    limits = [
+        v.emit.const(np.asarray(b, v.emit.dtype)) if np.isfinite(b) else None for b in (low, high)
+    ]
+    return v.whole(node, "Clip", x, *limits)
+
+
+def _clip_bounds(node: Node) -> tuple[Tensor, float, float] | None:
+    """(x, low, high) of one node."""
+    t = node.inputs[0]
+    if node.op == "Relu":
+        return None if t is None else (t, 0.0, np.inf)
+    if node.op == "Clip":
+        limits = [node.input(1), node.input(2)]
+        values = [d if b is None else scalar(b) for b, d in zip(limits, (-np.inf, np.inf), strict=True)]
+        if t is None or values[0] is None or values[1] is None:
+            return None
+        return t, values[0], values[1]
+    parts = split_constant(node)
+    if parts is None:
+        return None
+    return (parts[0], parts[1], np.inf) if node.op == "Max" else (parts[0], -np.inf, parts[1])
+
+
+def padded_conv(v: Views, node: Node) -> list[Node] | None:
+    """A zero Pad of the spatial axes in front of a Conv is that Conv's padding."""
+    x = node.inputs[0]
+    pad = v.made_by(x, "Pad")
+    if pad is None or x is None or x.rank is None or node.attrs.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID", "NOTSET"):
+        return None
+    rank = x.rank
+    amounts = pad.input(1)
+    fill = pad.input(2)
+    if pad.attrs.get("mode", b"constant") != b"constant" or amounts is None or amounts.value is None:
+        return None
+    if fill is not None and (fill.value is None or fill.value.any()):
+        return None
+    listed = pad.input(3)
+    if listed is not None and listed.value is None:
+        return None
+    axes = list(range(rank)) if listed is None or listed.value is None else [int(a) % rank for a in listed.value.reshape(-1)]
+    values = [int(a) for a in amounts.value.reshape(-1)]
+    around = {a: (values[i], values[i + len(axes)]) for i, a in enumerate(axes)}
+    if any(around.get(a, (0, 0)) != (0, 0) for a in (0, 1)) or min(values, default=0) < 0:
+        return None
+    n = rank - 2
+    own = list(node.attrs.get("pads", [0] * (2 * n)))
+    if node.attrs.get("auto_pad", b"NOTSET") == b"VALID":
+        own = [0] * (2 * n)
+    pads = [own[i] + around.get(i % n + 2, (0, 0))[i // n] for i in range(2 * n)]
+    attrs = {k: a for k, a in node.attrs.items() if k != "auto_pad"}
+    return v.whole(node, "Conv", pad.inputs[0], *node.inputs[1:], **{**attrs, "pads": pads})
+
+
+_BEHIND_SOFTMAX = ("Softmax", "Cast", "Identity", "Dropout")
+
+
+def nan_guard(v: Views, node: Node) -> list[Node] | None:
+    """Where(IsNaN(P), 0, P) behind a Softmax is P."""
+    condition, zero, kept = node.inputs
+    test = v.made_by(condition, "IsNaN")
+    if test is None or test.inputs[0] is not kept or kept is None:
+        return None
+    if zero is None or zero.value is None or zero.value.any():
+        return None
+    source = v.made_by(kept, *_BEHIND_SOFTMAX)
+    while source is not None and source.op != "Softmax":
+        source = v.made_by(source.inputs[0], *_BEHIND_SOFTMAX)
+    return None if source is None else v.whole(node, "NaNGuard", kept)
+
+
+_FORMS: dict[str, tuple[Recogniser, ...]] = {
+    "Add": (log_sum_exp,),
+    "Clip": (clip_chain,),
+    "Conv": (padded_conv,),
+    "Div": (sigmoid, softmax),
+    "Log": (log_forms,),
+    "Max": (clip_chain,),
+    "Min": (clip_chain,),
+    "Mul": (softmax,),
+    "Reciprocal": (sigmoid,),
+    "Relu": (clip_chain,),
+    "Where": (nan_guard,),
+}

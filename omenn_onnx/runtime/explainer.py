@@ -105,7 +105,7 @@ class Explainer:
         """Where Z is an output, its real size decides; else a score of nothing at all is told."""
         if self.contract.output not in results:
             if np.any(np.all(np.atleast_1d(results[self.contract.score] == 0), axis=0)):
-                said = f"target {np.max(target)} gives a score of exactly 0: it may lie outside {self.contract.output!r}"
+                said = f"target {np.max(target)} scores exactly 0: it may lie outside {self.contract.output!r}"
                 warnings.warn(said, RuntimeWarning, stacklevel=4)
             return
         value = results.held[self.contract.output]

@@ -77,7 +77,7 @@ def random_feeds(
         shape = shapes[info.name]
         dtype = info.dtype
         if dtype is None or dtype.kind == "O":
-            raise FeedError(f"input {info.name!r} is {info.type}: no random values of it make sense, give an input file")
+            raise FeedError(f"input {info.name!r} is {info.type}: random values make no sense, give an input file")
         if info.name == contract.target_input:
             made[info.name] = rng.integers(0, classes or 1, shape).astype(np.int64)
         elif dtype.kind == "f":

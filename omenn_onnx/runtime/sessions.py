@@ -141,7 +141,10 @@ def _make(model: Model, providers: list[Any], options: Any) -> Any:
     try:
         return ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no narrower base
-        raise ModelFileError(f"{describe(model)} cannot be loaded: {one_line(error)}") from error
+        told = f"{describe(model)} cannot be loaded: {one_line(error)}"
+        if "Could not find an implementation" in told:
+            told += " (a float64 file that ONNX Runtime has no kernels for? omenn-verify --exact runs it)"
+        raise ModelFileError(told) from error
 
 
 def _existing(path: str | os.PathLike[str]) -> str:

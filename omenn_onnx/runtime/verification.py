@@ -51,13 +51,13 @@ class Verification:
         """Whether something was checked, and all of it is within its bar."""
         return bool(self.checks) and all(c.within for c in self.checks.values() if c.binding)
 
-    def explanation(self, found: Explanation, where: str) -> None:
-        """Completeness and condition number of every row and target."""
+    def explanation(self, found: Explanation, where: str, first: int = 0) -> None:
+        """Completeness and condition number of every row and target; rows count from ``first``."""
         bar = self.contract.bar if self.tolerance is None else self.tolerance
         complete = self._check("completeness", bar)
         condition = self._check("condition number", ILL_CONDITIONED, binding=False)
         for at in np.ndindex(found.sums.y.shape):
-            place = where + (f" row {at[0]}" if found.sums.y.shape == np.shape(found.score) and at else "")
+            place = where + (f" row {first + at[0]}" if found.sums.y.shape == np.shape(found.score) and at else "")
             complete.see(float(found.relative_residual[at]), place)
             condition.see(float(found.condition[at]), place)
 
@@ -67,15 +67,16 @@ class Verification:
             self._check(f"output {name}", SAME_OUTPUTS).see(difference(found[name], want), where)
 
     def interface(self, compiled: Engine, original: Engine) -> None:
-        """Names, order and types of the original's inputs and outputs. Raises ModelFileError where they are not kept."""
+        """Names, order and types of the original's inputs and outputs. Raises ModelFileError where not kept."""
         names = [o.name for o in original.outputs]
-        kept = [o.name for o in compiled.outputs][: len(names)]
-        if kept != names or list(self.contract.outputs) != names:
+        kept = list(self.contract.outputs)
+        if kept != names or [o.name for o in compiled.outputs][: len(names)] != names:
             raise ModelFileError(f"the outputs are not the original's: {', '.join(kept)} instead of {', '.join(names)}")
         inputs = {i.name: i.type for i in compiled.inputs}
         for info in original.inputs:
             if inputs.get(info.name) != info.type:
-                raise ModelFileError(f"input {info.name!r} of the original ({info.type}) is {inputs.get(info.name)} here")
+                here = inputs.get(info.name, "missing")
+                raise ModelFileError(f"input {info.name!r} of the original ({info.type}) is {here} in this file")
         types = {o.name: o.type for o in compiled.outputs}
         wrong = [f"{o.name} {types[o.name]} for {o.type}" for o in original.outputs if types[o.name] != o.type]
         if wrong:

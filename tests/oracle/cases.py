@@ -295,6 +295,14 @@ def other_cases() -> Iterator[Case]:
     yield one("inverse", "DFT", (2, 6, 2), 17, axis=1, inverse=1)
     yield one("", "STFT", (1, 16, 1), 17, "x h g l", constants={"h": i64(4)[0], "g": w(6), "l": i64(6)[0]})
     yield one("", "TopK", (2, 5), 11, "x k", output="y i", constants={"k": i64(3)}, axis=1)
+    yield one("", "Split", (2, 5), 18, output="y y2", num_outputs=2, axis=1)
+    yield one("", "CastLike", (2, 3), 15, "x c", constants={"c": F32(1)})
+    yield one("", "OneHot", (2,), 11, "i d x", constants={"i": i64(1, -1, 2), "d": i64(3)})
+    start = {"c": w(2, 5, 3), "t": i64(1, 2)}
+    yield one("", "TensorScatter", (2, 2, 3), 24, "c x t", constants=start, runtime=False, axis=1)
+    yield one("", "SwiGLU", (2, 3), 28, "x z", runtime=False)
+    cache = {"c": w(4, 2), "s": w(4, 2, seed=1), "p": np.array([[0, 2, 3]])}
+    yield one("", "RotaryEmbedding", (1, 2, 3, 4), 23, "x c s p", constants=cache, runtime=False)
     index = np.array([[0, 2, 1], [1, 0, 1]])
     for data, upd in (("x", "u"), ("c", "z"), ("x", "z")):
         feeds = {"x": w(4, 3, seed=5), "z": w(2, 3, seed=6)}

@@ -103,7 +103,7 @@ class Walk:
 
     # -- nodes ---------------------------------------------------------------------------------------------------
 
-    def node(self, proto: onnx.NodeProto, opsets: dict[str, int], owner: str | None = None) -> Node:
+    def node(self, proto: onnx.NodeProto, opsets: dict[str, int], owner: str = "", inside: str = "") -> Node:
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         name = proto.name or next(o for o in proto.output if o)
         version = opsets.get(domain, opsets.get("", 1))
@@ -112,7 +112,7 @@ class Walk:
         return Node(
             proto.op_type, domain, name, owner or name, list(proto.input), list(proto.output), attrs,
             version, self.tangent, self.columns, self.env.__getitem__,
-            lambda t: None if t in self.inputs else self.producers.get(t), proto,
+            lambda t: None if t in self.inputs else self.producers.get(t), proto, inside,
         )  # fmt: skip
 
     def run_node(self, n: Node) -> list[Tensor] | list[Node]:
@@ -138,7 +138,7 @@ class Walk:
 
     def inlined(self, n: Node, inputs: list[Tensor | None]) -> list[Node] | None:
         body = function_body(n, inputs)
-        return None if body is None else [self.node(p, body[1], n.owner) for p in body[0]]
+        return None if body is None else [self.node(p, body[1], n.owner, n.inside or n.op) for p in body[0]]
 
     def branch(self, n: Node, condition: Tensor) -> list[Node]:
         """The branch taken, its outputs renamed."""
@@ -162,8 +162,8 @@ class Walk:
         weights = np.concatenate([self.x, np.ones(self.columns.n_ones)])
         got, size = t.lin @ weights, np.abs(t.lin) @ np.abs(weights)
         gap = np.abs(got - t.value) / np.maximum(1, np.maximum(size, np.abs(t.value)))
-        gap = gap[np.isfinite(t.value)]
-        if gap.size and not gap.max() <= 1e-9:
+        gap = gap[np.isfinite(t.value) & np.isfinite(gap)]  # masks, 1/0 on the way to a weight
+        if gap.size and gap.max() > 1e-9:
             raise OracleError(f"value of {n.op} {n.name!r} is not its linear image: off by {gap.max()}")
 
     # -- the pass ------------------------------------------------------------------------------------------------

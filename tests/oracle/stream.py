@@ -119,6 +119,7 @@ class Node:
     tensor: Callable[[str], Tensor]
     producer: Callable[[str], Node | None]  # what makes a tensor; None for graph inputs, constants, explained tensors
     proto: object = field(repr=False, default=None)
+    inside: str = ""  # the operator whose function body this node comes from
 
     def refuse(self, why: str) -> NotInOracle:
         return NotInOracle(f"{self.op} ({self.domain or 'ai.onnx'}, opset {self.opset}), node {self.name!r}: {why}")

@@ -129,7 +129,11 @@ def where(n: Node, condition: Array, a: Tensor, b: Tensor) -> Tensor:
 
 @rule("Where")
 def _where(n: Node, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return where(n, condition.value, a, b)
+    """Attention blanks fully masked rows of its softmax: that stays a softmax (with row sum 0)."""
+    y = where(n, condition.value, a, b)
+    if n.inside == "Attention" and not a.is_carrier and not a.value.any() and y.shape == b.shape:
+        y.softmax_axes = b.softmax_axes
+    return y
 
 
 @rule("Max", "Min")
