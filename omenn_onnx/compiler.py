@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import inliner
 
 import omenn_onnx
 from omenn_onnx.calculus import Calculus
@@ -66,14 +67,13 @@ def linearise(
     if rules not in RULES:
         raise CompileError(f"rules {rules!r}: give secant or tangent")
     proto = core_model(loaded)
-    if dtype == "float64":
-        to_double(proto, str(loaded.folder or ""))
+    doubles = to_double(proto, str(loaded.folder or "")) if dtype == "float64" else {}
     graph = read_graph(proto, str(loaded.folder or ""))
     emit = Emitter(graph, explanation_type(graph, dtype), _free_prefix(graph, f"{prefix}omenn"))
-    sources = find_inputs(graph, inputs)
+    sources = find_inputs(graph, [doubles.get(n, n) for n in inputs])
     views = Views(graph, emit, sources)
     calculus = Calculus(graph, emit, rules == "tangent", frozenset(opaque), views)
-    z = find_output(graph, views, output)
+    z = find_output(graph, views, output if output is None else doubles.get(output, output))
     if z.shape is None:
         raise CompileError(f"the rank of the explained output {z.name!r} is not known; declare shapes in the model")
     axes = channel_axes(graph, views, sources, axis or {})
@@ -97,7 +97,7 @@ def core_model(loaded: LoadedModel) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     proto.CopyFrom(loaded.proto)
     if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
+        proto = inliner.inline_local_functions(proto)
     upgrade(proto, CORE_OPSET)
     return proto
 

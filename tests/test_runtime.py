@@ -90,7 +90,7 @@ def test_unreadable_files_are_one_clear_line(tmp_path: Path, kind: str) -> None:
 
 def test_external_data_stays_where_the_path_is(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    onnx.save(hand.linear(), path, save_as_external_data=True, location="weights.bin", size_threshold=40)
+    onnx.save(hand.linear(), path, save_as_external_data=True, location="weights.bin", size_threshold=60)
     np.testing.assert_allclose(Explainer(path)(X).score, logits(X).max(axis=1), rtol=1e-5)
     with pytest.raises(ModelFileError, match="external data that is not loaded: give the path"):
         Explainer(onnx.load(path, load_external_data=False))
@@ -159,8 +159,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_cuda_that_does_not_work_falls_back_with_one_line(fake_cuda: Any, broken: str, reason: str) -> None:
     fake_cuda(broken)
     with pytest.warns(RuntimeWarning, match=reason) as caught:
-        for _ in range(2):
-            sessions.open_session(hand.linear().SerializeToString())
+        _ = [sessions.open_session(hand.linear().SerializeToString()) for _ in range(2)]
     assert len([w for w in caught if "CUDA" in str(w.message)]) == 1
     assert "\n" not in str(caught[0].message)
     with pytest.raises(OmennError, match="CUDA does not work here"):

@@ -253,3 +253,55 @@ def test_training_batch_normalisation() -> None:
     )
     same(run(body, inputs=["x"]), run(parts, inputs=["x"]))
     same(run(body, "tangent", inputs=["x"]), run(parts, "tangent", inputs=["x"]), bias=False)
+
+
+CARRIERS = {
+    "g = Sigmoid(z) h = Tanh(x) y = Mul(h, g)": "x",
+    "g = Exp(z) h = Sigmoid(x) y = Mul(g, h)": "x",
+    "g = Reciprocal(z) h = Exp(x) y = Mul(g, h)": "x",
+    "g = Div(one, z) h = Softmax(x) y = Mul(g, h)": "x",
+    "g = Clip(z, minus, half) y = Mul(g, x)": "x",
+    "g = Relu(z) y = Mul(g, x)": "xz",
+    "g = Clip(z, minus) y = Mul(g, x)": "xz",
+    "g = Relu(z) c = Min(g, six) y = Mul(c, x)": "x",
+    "g = Sigmoid(z) m = ReduceMean(g, last) y = Mul(m, x)": "xz",
+    "g = Sigmoid(z) e = Sub(one, g) y = Mul(e, x)": "x",
+    "g = Sigmoid(z) e = Mul(g, z) y = Mul(e, x)": "xz",
+    "g = Sigmoid(z) e = Sqrt(g) y = Mul(e, x)": "xz",
+    "g = Sigmoid(z) e = Mul(x, x) c = Concat <axis = 1> (g, e) f = Concat <axis = 1> (x, x) y = Mul(c, f)": "xz",
+    "g = Erf(z) h = Tanh(x) y = Mul(g, h)": "xz",
+    "y = Div(x, z)": "x",
+    "e = Tanh(z) g = Sigmoid(x) y = Div(e, g)": "z",
+    "g = Sigmoid(z) r = RMSNormalization(g, s) y = Mul(r, x)": "x",
+    "g = Sigmoid(z) r = LayerNormalization(g, s) y = Mul(r, x)": "xz",
+}
+
+
+@pytest.mark.parametrize("body", CARRIERS)
+def test_who_is_the_weight(body: str) -> None:
+    r = run(body, opset=23)
+    assert "".join(k for k in ("x", "z") if r.C_w[k].any()) == CARRIERS[body]
+
+
+def test_ones_rules_by_hand() -> None:
+    """With channel axis last and [2, 3, 1] ones: a bias after each operator lands where its ones say."""
+    seed = np.random.default_rng(1).normal(size=(2, 3, 4))
+    bias = np.array([0.1, 0.2, -0.3, 0.4], np.float32)
+    total = (seed * bias).sum(axis=-1, keepdims=True)
+    mean = total.mean(axis=1, keepdims=True) * np.ones((1, 3, 1))
+    expected = {
+        "y = Add(x, b)": (total, None),
+        "m = Add(x, z) y = Add(m, b)": (total / 2, total / 2),
+        "m = Sum(x, z, x) y = Add(m, b)": (total * 2 / 3, total / 3),
+        "m = Mul(x, z) y = Add(m, b)": (total / 2, total / 2),
+        "g = Tanh(z) m = Mul(x, g) y = Add(m, b)": (total, total * 0),
+        "m = MatMul(x, w) y = Add(m, b)": (total, None),
+        "m = ReduceMean(x, mid) e = Sub(x, m) y = Add(e, b)": ((total + mean) / 2, None),
+        "m = Neg(x) y = Add(m, b)": (total, None),
+    }
+    for body, (x, z) in expected.items():
+        r = run(body, inputs=["x"] if z is None else ["x", "z"])
+        np.testing.assert_allclose(r.bias_by_node["y"]["x"], x, rtol=1e-6)
+        if z is not None:
+            got = r.bias_by_node["y"]["z"]
+            np.testing.assert_allclose(got, z, rtol=1e-6, atol=1e-12)

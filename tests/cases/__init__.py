@@ -1,0 +1,5 @@
+"""The table of operator rules: one case per rule and attribute variant.
+
+CASES: all of them. REFUSED: (case, words of the error). OPEN: cases on which compiler and oracle disagree and it is not
+settled who is right, with the reason; they are run and expected to fail.
+"""

@@ -1,0 +1,115 @@
+"""What the network tests share: compile, run with the runtime's optimisation on or off, hold a result to the bars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+import omenn_onnx
+
+Array = np.ndarray[Any, Any]
+Feeds = Mapping[str, Array]
+
+
+def compiled(model: onnx.ModelProto | str, **options: Any) -> onnx.ModelProto:
+    """The compiled model, accepted by the ONNX checker."""
+    proto = omenn_onnx.compile(model, **options)
+    onnx.checker.check_model(proto, full_check=False)
+    return proto
+
+
+def run(model: onnx.ModelProto, feeds: Feeds, optimise: bool = True) -> dict[str, Array]:
+    """All outputs by name, on the CPU with one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+@dataclass
+class Result:
+    """One run of a compiled model. The maps are in the order of the explained inputs."""
+
+    outputs: dict[str, Array]
+    score: Array
+    target: Array
+    x: list[Array]
+    c_w: list[Array]
+    c_b: list[Array]
+
+    def rows(self, a: Array) -> Array:
+        """Sums over everything but the batch axis, in float64."""
+        return a.astype(np.float64).reshape(a.shape[0], -1).sum(axis=1)
+
+    def residual(self) -> float:
+        """The largest |score - sum| of a row, in units of max(1, |score|, sum|C_w*X|, sum|C_b|)."""
+        total = np.zeros(len(self.score))
+        weights, biases = np.zeros(len(self.score)), np.zeros(len(self.score))
+        for x, c_w, c_b in zip(self.x, self.c_w, self.c_b, strict=True):
+            product = c_w.astype(np.float64) * x
+            total += self.rows(product) + self.rows(c_b)
+            weights += self.rows(np.abs(product))
+            biases += self.rows(np.abs(c_b))
+        scale = np.maximum.reduce([np.ones_like(total), np.abs(self.score), weights, biases])
+        return float(np.max(np.abs(self.score - total) / scale))
+
+    def condition(self) -> float:
+        """The condition number: (sum|C_w*X| + sum|C_b|) / max(1, |score|), the worst row's."""
+        size = sum(self.rows(np.abs(c * x)) + self.rows(np.abs(b)) for x, c, b in zip(self.x, self.c_w, self.c_b, strict=True))
+        return float(np.max(size / np.maximum(1, np.abs(self.score))))
+
+
+def explain(model: onnx.ModelProto, feeds: Feeds, optimise: bool = True) -> Result:
+    """Run a compiled model on feeds."""
+    meta = {p.key: p.value for p in model.metadata_props}
+    inputs, names = json.loads(meta["omenn.inputs"]), json.loads(meta["omenn.names"])
+    found = run(model, feeds, optimise)
+    own = {name: found[name] for name in json.loads(meta["omenn.outputs"])}
+    given = {**feeds, **found}
+    x = [given[i["x"]] for i in inputs]
+    c_w, c_b = [found[i["C_w"]] for i in inputs], [found[i["C_b"]] for i in inputs]
+    for a, w, b, i in zip(x, c_w, c_b, inputs, strict=True):
+        reduced = tuple(1 if k == i["channel_axis"] else n for k, n in enumerate(a.shape))
+        assert w.shape == a.shape, f"C_w has shape {w.shape}, X {a.shape}"
+        assert b.shape == reduced, f"C_b has shape {b.shape}, X {a.shape}"
+    return Result(own, found[names["score"]], found[names["target"]], x, c_w, c_b)
+
+
+def assert_complete(result: Result, bar: float = 1e-5) -> None:
+    """score = sum(C_w * X) + sum(C_b), row by row."""
+    for a in (*result.c_w, *result.c_b, result.score):
+        assert np.isfinite(a).all(), "not finite"
+    assert result.residual() <= bar, f"residual {result.residual():.2e}, condition number {result.condition():.1f}"
+
+
+def assert_close(actual: Array, expected: Array, bar: float, what: str) -> None:
+    """|actual - expected| <= bar times the largest |expected| (at least 1e-30)."""
+    assert actual.shape == expected.shape, f"{what}: {actual.shape} against {expected.shape}"
+    difference = distance(actual, expected)
+    assert difference <= bar, f"{what}: differs by {difference:.2e} of the largest entry, more than {bar:.0e}"
+
+
+def distance(actual: Array, expected: Array) -> float:
+    """The largest difference over the largest expected entry."""
+    gap = np.max(np.abs(actual.astype(np.float64) - expected), initial=0.0)
+    return float(gap / max(np.max(np.abs(expected), initial=0.0), 1e-30))
+
+
+def assert_same_outputs(result: Result, model: onnx.ModelProto, feeds: Feeds, optimise: bool, bar: float = 1e-5) -> None:
+    """The model's own outputs are what the original gives."""
+    for name, expected in run(model, feeds, optimise).items():
+        got = result.outputs[name]
+        if np.asarray(expected).dtype.kind == "f":
+            assert_close(got, expected, bar, f"output {name}")
+        else:
+            np.testing.assert_array_equal(got, expected)
