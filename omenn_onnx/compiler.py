@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -47,6 +47,12 @@ class Linearised:
     sources: dict[Tensor, tuple[Var, Var]]
     axes: dict[Tensor, int]
     output: Tensor
+    public: dict[str, str]
+    reached: set[Var] = field(default_factory=set)
+
+    def name(self, t: Tensor) -> str:
+        """The name that the user knows a tensor by (in the audit mode a double twin stands for an output)."""
+        return self.public.get(t.name, t.name)
 
     @property
     def equations(self) -> Sequence[Equation]:
@@ -89,7 +95,8 @@ def linearise(
         named = ", ".join(repr(t.name) for t in sources)
         why = "is constant" if z.const else "does not depend on it through floating-point arithmetic"
         raise NoPath(f"no path leads from the explained input {named} to the explained output {z.name!r}, which {why}")
-    return Linearised(proto, graph, views, emit, calculus, variables, axes, z)
+    public = {twin: name for name, twin in doubles.items()}
+    return Linearised(proto, graph, views, emit, calculus, variables, axes, z, public)
 
 
 def core_model(loaded: LoadedModel) -> onnx.ModelProto:
@@ -179,6 +186,7 @@ class Compiled:
     proto: onnx.ModelProto
     linear: Linearised
     target: Target
+    output: str
     original_nodes: int
     nodes: list[Node]
 
@@ -205,8 +213,8 @@ def compile_loaded(
     described = []
     several = len(lin.sources) > 1
     for t, (c_w, c_b) in maps.items():
-        suffix = f".{t.name}" if several else ""
-        entry = {"name": t.name, "graph_input": t in lin.graph.inputs, "channel_axis": lin.axes[t]}
+        suffix = f".{lin.name(t)}" if several else ""
+        entry = {"name": lin.name(t), "graph_input": t in lin.graph.inputs, "channel_axis": lin.axes[t]}
         entry["C_w"], entry["C_b"] = public(f"C_w{suffix}"), public(f"C_b{suffix}")
         outputs += [(c_w, entry["C_w"]), (c_b, entry["C_b"])]
         entry["x"] = t.name if entry["graph_input"] else public(f"X{suffix}")
@@ -230,7 +238,7 @@ def compile_loaded(
         "onnx": onnx.__version__,
         "rules": rules,
         "dtype": emit.dtype.name,
-        "output": z.name,
+        "output": lin.name(z),
         "outputs": json.dumps(own),
         "target": json.dumps({"kind": target.kind, "spec": target.spec, "k": target.k, "dynamic_k": target.dynamic_k}),
         "inputs": json.dumps(described),
@@ -248,7 +256,7 @@ def compile_loaded(
     }
     for key, value in meta.items():
         proto.metadata_props.add(key=f"omenn.{key}", value=value)
-    return Compiled(proto, lin, target, before, nodes)
+    return Compiled(proto, lin, target, lin.name(z), before, nodes)
 
 
 def adjoint_maps(lin: Linearised, seeded: Seeded, keep: Any = None) -> dict[Tensor, tuple[Tensor, Tensor]]:
@@ -260,7 +268,7 @@ def adjoint_maps(lin: Linearised, seeded: Seeded, keep: Any = None) -> dict[Tens
     start = adjoint.broadcast(seed, z_value.shape)
     wanted = [v for pair in lin.sources.values() for v in pair]
     extra = {} if keep is None else {"keep": keep}
-    cotangents = transpose(lin.equations, {z_value: start}, wanted, adjoint, **extra)
+    cotangents, lin.reached = transpose(lin.equations, {z_value: start}, wanted, adjoint, **extra)
     low = Lowering(emit, {seed: Lowered(seeded.seed, seeded.seed_dims)}, seeded.lead)
     low.run(adjoint.equations)
     maps: dict[Tensor, tuple[Tensor, Tensor]] = {}

@@ -18,6 +18,7 @@ from omenn_onnx.cli.reading import rows_of
 from omenn_onnx.errors import OmennError
 
 RNG = np.random.default_rng(5)
+GRAY_AS_RGB = ["--scale", "1", "--layout", "NCHW", "--order", "rgb", "--resize", "6"]
 
 
 @pytest.fixture
@@ -75,7 +76,8 @@ def test_prints_the_sums_and_writes_maps_and_figures(work: Path, capsys: pytest.
     assert names == {"t.npz", "t.png", "t-1.png", "t-2.png"}
     with np.load("explanations/t.npz") as saved, np.load("t.npz") as given:
         np.testing.assert_allclose(saved["score"], logits(given["x"]).max(axis=1), rtol=1e-5)
-        np.testing.assert_allclose((saved["C_w"] * given["x"]).sum(axis=1) + saved["C_b"][:, 0], saved["score"], rtol=1e-5)
+        total = (saved["C_w"] * given["x"]).sum(axis=1) + saved["C_b"][:, 0]
+        np.testing.assert_allclose(total, saved["score"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_ways_to_ask(work: Path, capsys: pytest.CaptureFixture[str], argv: list[
         (["linear.onnx", "hollow"], "holds no file"),
         (["image.onnx", "photo.png"], "--scale, --layout, --order missing"),
         (["image.onnx", "photo.png", "--scale", "1/255", "--layout", "NCHW", "--order", "rgb"], "--resize 6x6"),
-        (["gray.onnx", "photo.png", "--scale", "1", "--layout", "NCHW", "--order", "rgb", "--resize", "6"], "check --layout"),
+        (["gray.onnx", "photo.png", *GRAY_AS_RGB], "check --layout"),
         (["image.onnx", "photo.png", "--scale", "x"], "not numbers"),
         (["image.onnx", "photo.png", "--std", "0"], "divide by zero"),
         (["image.onnx", "photo.png", "--resize", "ax3"], "not a size"),
@@ -201,7 +203,7 @@ def test_images_are_prepared_as_said(
     Image.fromarray(pixels).save("small.png")
     assert run(capsys, "image.onnx", "small.png", "--layout", "NCHW", *options)[0] == 0
     with np.load("explanations/small.npz") as saved:
-        np.testing.assert_allclose(saved["X"][0].transpose(1, 2, 0), want(pixels.astype(np.float64)), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(saved["X"][0].transpose(1, 2, 0), want(pixels.astype(np.float64)), atol=1e-4)
 
 
 def test_grey_images(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,12 +241,12 @@ def test_warnings(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, _, err = run(capsys, "seeded.onnx", "huge.npy", "--seed", "seed.npy", "--no-figure")
     assert "do not add up" not in err
     x = np.linalg.lstsq(hand.W[:, :1].T, -hand.B[:1], rcond=None)[0]
-    null = np.array([hand.W[1, 0], -hand.W[0, 0], 0, 0]) * 1e6
+    null = np.array([0, hand.W[2, 0], -hand.W[1, 0], 0]) * 1e6
     np.save("flat.npy", (x + null).astype(np.float32)[None])
     np.save("seed.npy", np.array([[1.0, 0, 0]]))
     _, out, err = run(capsys, "seeded.onnx", "flat.npy", "--seed", "seed.npy", "--no-figure")
     assert "ill-conditioned" in err
-    assert "-1 " not in out.splitlines()[0]
+    assert "seed" in out.splitlines()[-2]
 
 
 def test_long_tables_are_cut(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

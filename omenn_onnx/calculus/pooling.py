@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, rule
+from omenn_onnx.calculus.base import Calculus, Operand, Pair, rule
 from omenn_onnx.calculus.elementwise import at_zero
 from omenn_onnx.calculus.windows import mean_of_taps, same_padding, valid_taps, window_of
-from omenn_onnx.graph.ir import Node, Tensor
-from omenn_onnx.linear.program import Var
+from omenn_onnx.graph.ir import Node, Shape, Tensor
+from omenn_onnx.linear.program import Var, Window
 
 
 @rule("MaxPool")
@@ -73,34 +73,21 @@ def average_pool(
         v = p.build.embed(v, (0, 0, *begin), padded)
     summed = p.build.window_sum(v, window, y.shape)
     if count_include_pad:
-        count = _padded_taps(p, X, window.pads, kernel_shape, window.strides, window.dilations, y)
+        count = _padded_taps(p, X.shape[-n:] if padded is None else padded[-n:], window, y.shape[-n:], ceil_mode)
     else:
         count = valid_taps(p, X.shape[-n:], window, y.shape[-n:], begin=begin)
     value = p.build.scale(summed, p.emit.op("Reciprocal", count, shape=count.shape))
     return Pair(value, mean_of_taps(p, o, X.shape, window, y.shape, begin=begin, padded=padded), X.pair.rank)
 
 
-def _padded_taps(
-    p: Calculus,
-    X: Operand,
-    pads: tuple[int, ...],
-    kernel: list[int],
-    strides: tuple[int, ...],
-    dilations: tuple[int, ...],
-    y: Operand,
-) -> Tensor:
+def _padded_taps(p: Calculus, source: Shape, window: Window, out: Shape, ceil_mode: int) -> Tensor:
     """Taps inside the padded input: fewer than the kernel's only behind its end (ceil_mode)."""
-    n = len(kernel)
-    sizes = [(X.shape[-n + i], y.shape[-n + i]) for i in range(n)]
-    if any(isinstance(d, str) for pair in sizes for d in pair):
-        return p.emit.const(np.asarray(np.prod(kernel), p.emit.dtype))
-    count = np.ones((), np.int64)
-    for i, (a, b) in enumerate(sizes):
-        assert isinstance(a, int)
-        assert isinstance(b, int)
-        position = np.arange(b)[:, None] * strides[i] + np.arange(kernel[i])[None, :] * dilations[i]
-        count = np.multiply.outer(count, (position < a + pads[i] + pads[i + n]).sum(1))
-    return p.emit.const(count.astype(p.emit.dtype))
+    n = len(window.kernel)
+    if not ceil_mode:
+        return p.emit.const(np.asarray(np.prod(window.kernel), p.emit.dtype))
+    extra = [window.pads[i] + window.pads[i + n] for i in range(n)]
+    grown = tuple(d + k if isinstance(d, int) else p.emit.derived_dim(d, k) for d, k in zip(source, extra, strict=True))
+    return valid_taps(p, grown, Window(window.kernel, window.strides, (0,) * (2 * n), window.dilations), out)
 
 
 @rule("GlobalAveragePool")
@@ -147,11 +134,14 @@ def lp_pool(
     y = p.out(node)
     power = int(node.attrs.get("p", 2))
     window = window_of(X, kernel_shape, strides, dilations, pads, auto_pad)
-    if window is None:
-        raise OutsideCalculus("its SAME padding depends on a size that is not known at compile time")
+    begin, padded = None, None
     inner, outer = _norm_coefficients(p, X.t, y.t, power)
-    value = p.build.scale(p.build.window_sum(p.build.scale(X.pair.value, inner), window, y.shape), outer)
-    return Pair(value, mean_of_taps(p, X.pair.ones, X.shape, window, y.shape))
+    v = p.build.scale(X.pair.value, inner)
+    if window is None:
+        window, padded, begin = same_padding(p, X, kernel_shape, strides, dilations, auto_pad)
+        v = p.build.embed(v, (0, 0, *begin), padded)
+    value = p.build.scale(p.build.window_sum(v, window, y.shape), outer)
+    return Pair(value, mean_of_taps(p, X.pair.ones, X.shape, window, y.shape, begin=begin, padded=padded))
 
 
 @rule("GlobalLpPool")

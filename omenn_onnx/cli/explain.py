@@ -215,7 +215,7 @@ def _warnings(found: Explanation) -> Iterable[str]:
 def _figures(found: Explanation, sample: Sample, baseline: Relative | None, stem: Path, args: Namespace) -> list[Path]:
     """NAME.png for the first row, NAME-1.png ... for the others; with several explained inputs NAME-INPUT.png too."""
     inputs = found.contract.inputs
-    rows = range(min(max(args.figures, 0), sample.rows if np.ndim(found.sums.y) else 1))
+    rows = range(min(max(args.figures, 0), sample.rows))
     written = []
     for row in rows:
         for number, part in enumerate(inputs):

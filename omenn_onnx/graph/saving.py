@@ -32,7 +32,7 @@ def save_model(proto: ModelProto, out_path: AnyPath, source_folder: AnyPath | No
     Equal protos give equal bytes. Raises OutputExists, or ModelFileError when the file cannot be written.
     """
     out = Path(out_path)
-    _check_target(out, force)
+    check_target(out, force)
     payload = _serialise(proto, out)
     new_files: list[Path] = []
     try:
@@ -51,7 +51,7 @@ def save_model(proto: ModelProto, out_path: AnyPath, source_folder: AnyPath | No
         raise
 
 
-def _check_target(out: Path, force: bool) -> None:
+def check_target(out: Path, force: bool) -> None:
     if out.is_dir():
         raise ModelFileError(f"{out}: is a directory; give a file name")
     if not out.parent.is_dir():

@@ -21,8 +21,9 @@ def transpose(
     wanted: Iterable[Var],
     build: Builder,
     keep: Callable[[Equation], bool] = lambda equation: True,
-) -> dict[Var, Var | None]:
-    """Cotangents of ``wanted`` for the given cotangents of some variables, as equations of ``build``.
+) -> tuple[dict[Var, Var | None], set[Var]]:
+    """Cotangents of ``wanted`` for the given cotangents of some variables, as equations of ``build``, and all variables
+    that a cotangent reached.
 
     None stands for zero. ``keep`` may drop equations (to follow the bias terms of one owner). Refused operators that a
     cotangent reaches are collected and raised together.
@@ -48,7 +49,7 @@ def transpose(
                 pending.setdefault(x, []).append(c)
     if refused:
         raise UnsupportedOperators(refused[::-1])
-    return {v: build.add(pending[v], v.shape) if v in pending else None for v in wanted}
+    return {v: build.add(pending[v], v.shape) if v in pending else None for v in wanted}, set(pending)
 
 
 def _live(equations: Sequence[Equation], wanted: Iterable[Var]) -> set[Var]:

@@ -126,6 +126,26 @@ def window_sum(low: Lowering, p: lp.WindowSum, e: Equation) -> Lowered:
     if p.adjoint:
         y = conv_adjoint(low, flat, kernel, p.window, 1, planes, target)
     else:
-        y = _conv(low, flat, kernel, p.window, p.window.pads, 1, target)
+        y = _window_sums(low, flat, kernel, p.window, x.shape[front:], target)
     out = (*dims[:front], *shape[front:])
     return Lowered(low.reshape(y, target, low.dims(out)), out)
+
+
+def _window_sums(low: Lowering, x: Tensor, kernel: Tensor, window: Window, source: Shape, target: Shape) -> Tensor:
+    """Sums over as many windows as ``target`` has: of a pooling in ceil_mode the last ones reach behind the padding."""
+    n = len(window.kernel)
+    ends = []
+    for i, (a, b) in enumerate(zip(source, target[2:], strict=True)):
+        end = window.pads[i + n]
+        if isinstance(a, int) and isinstance(b, int):
+            end = max(end, (b - 1) * window.strides[i] + window.spans[i] - a - window.pads[i])
+        else:
+            end += window.strides[i] - 1
+        ends.append(end)
+    pads = (*window.pads[:n], *ends)
+    y = _conv(low, x, kernel, window, pads, 1, target)
+    unsure = [i + 2 for i in range(n) if isinstance(target[i + 2], str) and window.strides[i] > 1]
+    if not unsure:
+        return y
+    sizes = low.emit.shape([target[i] for i in unsure])
+    return low.emit.op("Slice", y, [0] * len(unsure), sizes, unsure, shape=target)

@@ -17,7 +17,7 @@ from omenn_onnx.runtime.contract import ILL_CONDITIONED
 from omenn_onnx.runtime.engines import Array
 from omenn_onnx.runtime.files import whole_file
 from omenn_onnx.runtime.maps import Relative
-from omenn_onnx.runtime.panels import GREY, INK, Drawing, Scene, plain
+from omenn_onnx.runtime.panels import GREY, INK, Drawing, Scene, plain, spell
 
 if TYPE_CHECKING:
     from omenn_onnx.runtime.explanation import Explanation
@@ -53,6 +53,7 @@ def figure(
     draw = _drawing(scene, words, feature_names)
     made = Figure(figsize=draw.size(scene), facecolor="white", layout="constrained")
     FigureCanvasAgg(made)
+    made.get_layout_engine().set(w_pad=0.08, h_pad=0.05)
     if title:
         made.suptitle(plain(title), fontsize=12, fontweight="bold", color=INK, x=0.012, ha="left")
     blocks = made.subfigures(scene.targets, 1, squeeze=False)
@@ -115,13 +116,14 @@ def target_name(index: int, labels: Sequence[str] | None) -> str:
     """``3 (cat)``, or the index alone; ``seed`` for -1."""
     if index < 0:
         return "seed"
-    return f"{index} ({labels[index]})" if labels is not None and index < len(labels) else str(index)
+    known = labels is not None and index < len(labels) and str(labels[index]) != str(index)
+    return f"{index} ({labels[index]})" if known and labels is not None else str(index)
 
 
 def _heading(explanation: Explanation, row: int, k: int, labels: Sequence[str] | None) -> str:
     index = _at(explanation.target, row, k)
     rules = "" if explanation.contract.rules == "secant" else f"   ·   {explanation.contract.rules} rules"
-    return f"target {plain(target_name(int(index), labels))}   ·   score {_at(explanation.score, row, k):.5g}{rules}"
+    return f"target {plain(target_name(int(index), labels))}   ·   score {spell(_at(explanation.score, row, k))}{rules}"
 
 
 def _sums(explanation: Explanation, baseline: Relative | None, row: int, k: int) -> tuple[str, bool]:
@@ -130,12 +132,12 @@ def _sums(explanation: Explanation, baseline: Relative | None, row: int, k: int)
     y, x, b = (_at(v, row, k) for v in (sums.y, sums.x, sums.b))
     residual, condition = (_at(v, row, k) for v in (explanation.residual, explanation.condition))
     if baseline is None:
-        split = rf"score {y:.5g}  =  $\Sigma\,C_w X$  {x:.5g}  +  $\Sigma\,C_b$  {b:.5g}"
+        split = rf"score {spell(y)}  =  $\Sigma\,C_w X$ ({spell(x)})  +  $\Sigma\,C_b$ ({spell(b)})"
     else:
         moved = _at(baseline.moved, row, k)
-        split = rf"score {y:.5g}  =  $\Sigma\,C_w (X-X_0)$  {x - moved:.5g}  +  base  {b + moved:.5g}"
+        split = rf"score {spell(y)}  =  $\Sigma\,C_w (X-X_0)$ ({spell(x - moved)})  +  base ({spell(b + moved)})"
     bad = not condition <= ILL_CONDITIONED
-    text = f"{split}      residual {residual:.1e}      condition number {condition:.3g}"
+    text = f"{split}      residual {spell(residual, '.1e')}      condition number {condition:.3g}"
     if sums.y.shape != explanation.score.shape:
         text += "      (totals: rows interact)"
     return text + ("  ILL-CONDITIONED" if bad else ""), bad

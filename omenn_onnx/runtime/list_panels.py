@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from omenn_onnx.runtime.engines import Array
-from omenn_onnx.runtime.panels import COLOURS, GREY, INK, NEGATIVE, PALE, POSITIVE, Scene, colour_bar, plain, symmetric
+from omenn_onnx.runtime.panels import COLOURS, GREY, INK, NEGATIVE, PALE, POSITIVE, Scene, colour_bar, plain, spell, symmetric
 
 MOST_BARS = 15
 TOKENS_A_LINE = 12
@@ -42,7 +42,7 @@ class Bars:
             style = {"color": colour} if solid else {"facecolor": "white", "edgecolor": colour, "hatch": "////"}
             ax.barh(place, value, height=0.72, linewidth=0.8, **style)
             ax.annotate(
-                f"{value:+.3g}", (value, place), (3 if value >= 0 else -3, 0), textcoords="offset points",
+                spell(value, "+.3g"), (value, place), (3 if value >= 0 else -3, 0), textcoords="offset points",
                 va="center", ha="left" if value >= 0 else "right", fontsize=8, color=GREY,
             )  # fmt: skip
         ax.set_yticks(range(len(bars)), [b[0] for b in bars], fontsize=9, color=INK)
@@ -79,14 +79,14 @@ class Tokens:
     @staticmethod
     def block(block: Any, scene: Scene, k: int, names: Sequence[str] | None, picture: Array | None) -> None:
         """The lines of a target. Pad tokens count too: their boxes are there to be seen."""
-        maps = [scene.map(kind, k) for kind in ("C", "C_w*X", "C_b")]
+        words, maps = shortened(list(names or []), [scene.map(kind, k) for kind in ("C", "C_w*X", "C_b")])
         scale, clipped = symmetric(*maps)
         ax = block.subplots()
         wide = min(TOKENS_A_LINE, len(maps[0]))
         ax.set_xlim(-0.75, wide)
-        ax.set_ylim(Tokens.lines(scene) * 3.2 - 0.3, -0.15)
+        lines = -(-len(maps[0]) // TOKENS_A_LINE)
+        ax.set_ylim(lines * 3.2 - 0.3, -0.15)
         ax.axis("off")
-        words = list(names or [])
         for i in range(len(maps[0])):
             across, top = i % TOKENS_A_LINE, i // TOKENS_A_LINE * 3.2  # column, and line
             word = words[i] if i < len(words) else ""
@@ -94,7 +94,7 @@ class Tokens:
             for place, values in enumerate(maps[1:]):
                 below = top + 1.6 + 0.62 * place
                 _cell(ax, across, below, 0.56, float(values[i]), scale, None)
-        for line in range(Tokens.lines(scene)):
+        for line in range(lines):
             for middle, text in ((0.75, "$C$"), (1.88, scene.symbol), (2.5, scene.bias_symbol)):
                 ax.text(-0.08, line * 3.2 + middle, text, ha="right", va="center", fontsize=9, color=INK)
         colour_bar(block, ScalarMappable(scale, COLOURS), ax, clipped)
@@ -107,7 +107,7 @@ def _cell(ax: Any, across: int, top: float, height: float, value: float, scale: 
     ink = "white" if dark else INK
     if word is None:
         ax.add_patch(Rectangle((across + 0.02, top), 0.96, height, facecolor=colour, edgecolor=PALE, lw=0.5))
-        ax.text(across + 0.5, top + height / 2, f"{value:+.2g}", ha="center", va="center", fontsize=7, color=ink)
+        ax.text(across + 0.5, top + height / 2, spell(value, "+.2g"), ha="center", va="center", fontsize=7, color=ink)
         return
     shape = FancyBboxPatch(
         (across + 0.04, top + 0.04), 0.92, height - 0.08, boxstyle="round,pad=0,rounding_size=0.08",
@@ -117,4 +117,4 @@ def _cell(ax: Any, across: int, top: float, height: float, value: float, scale: 
     word = word if len(word) <= LONGEST_WORD else word[: LONGEST_WORD - 1] + "…"
     size = 10 if len(word) <= 9 else 8
     ax.text(across + 0.5, top + height * 0.36, plain(word), ha="center", va="center", fontsize=size, color=ink)
-    ax.text(across + 0.5, top + height * 0.74, f"{value:+.2g}", ha="center", va="center", fontsize=8, color=ink)
+    ax.text(across + 0.5, top + height * 0.74, spell(value, "+.2g"), ha="center", va="center", fontsize=8, color=ink)

@@ -81,6 +81,11 @@ class Drawing(Protocol):
         """Draw target ``k`` into a subfigure."""
 
 
+def spell(value: float, form: str = ".5g") -> str:
+    """A number with a minus sign that is one."""
+    return format(value, form).replace("-", "\N{MINUS SIGN}", 1 if value < 0 else 0)
+
+
 def plain(text: str) -> str:
     """``text`` as it is, for a renderer that takes $ for mathematics."""
     return text.replace("$", r"\$")

@@ -3,3 +3,9 @@
 CASES: all of them. REFUSED: (case, words of the error). OPEN: cases on which compiler and oracle disagree and it is not
 settled who is right, with the reason; they are run and expected to fail.
 """
+
+from .convolutional import CASES as CONVOLUTIONAL
+
+CASES = [*CONVOLUTIONAL]
+REFUSED = []
+OPEN: dict[str, str] = {}
