@@ -22,6 +22,7 @@ from omenn_onnx.graph.read import read_graph
 from omenn_onnx.graph.write import append_nodes, live_nodes
 from omenn_onnx.linear.build import Builder
 from omenn_onnx.linear.program import Equation, Var
+from omenn_onnx.linear.rows import rows_stay_apart
 from omenn_onnx.linear.transpose import transpose
 from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered
@@ -304,9 +305,15 @@ def opaque_share(lin: Linearised, seeded: Seeded) -> Tensor:
 
 
 def rows_are_independent(lin: Linearised) -> bool:
-    """Whether completeness can hold row by row: every explained tensor has Z's batch axis."""
-    z = lin.output.shape or (1,)
-    return all(t.shape is not None and t.shape[0] == z[0] for t in lin.sources)
+    """Whether completeness holds row by row, or only for the whole batch."""
+    z = lin.calculus.pairs[lin.output].value
+    sources = [v for pair in lin.sources.values() for v in pair]
+    batch = z.shape[0] if z.shape else 1
+    if any(v.shape[0] != batch for v in sources):
+        return False
+    if batch == 1:
+        return True
+    return rows_stay_apart(lin.equations, sources, lin.reached, z)
 
 
 def forward_model(lin: Linearised) -> onnx.ModelProto:

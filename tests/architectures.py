@@ -30,6 +30,7 @@ class Architecture:
     build: Callable[[], nn.Module]
     shape: tuple[int, ...] = ()
     length: int = 0
+    target: str = "argmax"
     dynamic: Axes = field(default_factory=lambda: {0: "batch"})
 
     @property
@@ -66,8 +67,8 @@ ARCHITECTURES = {
         Architecture("vit", attention.ViT, (3, 16, 16)),
         Architecture("swin", attention.Swin, (3, 32, 32)),
         Architecture("mixer", attention.Mixer, (3, 16, 16)),
-        Architecture("unet", convolution.UNet, (3, 16, 16)),
-        Architecture("autoencoder", convolution.Autoencoder, (1, 16, 16)),
+        Architecture("unet", convolution.UNet, (3, 16, 16), target="class:2"),
+        Architecture("autoencoder", convolution.Autoencoder, (1, 16, 16), target="100"),
         Architecture("conv1d", convolution.Conv1d, (2, 64)),
         Architecture("conv3d", convolution.Conv3d, (1, 8, 16, 16)),
         Architecture("squeezenet", convolution.SqueezeNet, (3, 33, 33)),
@@ -79,8 +80,14 @@ ARCHITECTURES = {
             dynamic={0: "batch", 2: "height", 3: "width"},
         ),
         *(
-            Architecture(f"{name}_{kind}", functools.partial(build, kind), length=8, dynamic={0: "batch", 1: "length"})
-            for name, build in (("bert", attention.bert), ("gpt2", attention.gpt2), ("llama", attention.llama))
+            Architecture(
+                f"{name}_{kind}", functools.partial(build, kind), (), 8, target, {0: "batch", 1: "length"}
+            )
+            for name, build, target in (
+                ("bert", attention.bert, "argmax"),
+                ("gpt2", attention.gpt2, "last"),
+                ("llama", attention.llama, "argmax"),
+            )
             for kind in ("eager", "sdpa")
         ),
     ]

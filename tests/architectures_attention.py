@@ -178,7 +178,7 @@ def bert(attention: str) -> Text:
 def gpt2(attention: str) -> Text:
     """GPT-2 with its language-model head (tied to the word embedding)."""
     config = transformers.GPT2Config(
-        vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=32, attn_implementation=attention,
+        vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=32, bos_token_id=0, eos_token_id=0, attn_implementation=attention,
     )  # fmt: skip
     return Text(transformers.GPT2LMHeadModel(config))
 

@@ -90,6 +90,7 @@ def test_prints_the_sums_and_writes_maps_and_figures(work: Path, capsys: pytest.
         (["linear.onnx", "plain.csv"], 2),
         (["linear.onnx", "x.npy", "--rows", "1:"], 2),
         (["linear.onnx", "x.npy", "--index", "2"], 1),
+        (["linear.onnx", "--rows", "0", "x.npy"], 1),
         (["linear.onnx", "x.npy", "--batch-size", "2"], 3),
         (["linear.onnx", "x.npy", "--provider", "cpu"], 3),
         (["linear.onnx", "x.npy", "--baseline", "mean"], 3),

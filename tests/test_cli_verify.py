@@ -63,6 +63,7 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
         ["linear.onnx", "x.npy", "--batch-size", "2", "--rows", "1:"],
         ["linear.onnx", "--original", "original.onnx"],
         ["linear.onnx", "x.npy", "--original", "original.onnx"],
+        ["linear.onnx", "--original", "original.onnx", "x.npy"],
         ["linear.onnx", "--shape", "x=7x4", "--samples", "1", "--seed", "4"],
         ["wrong.onnx", "--tolerance", "0.1"],
         ["double.onnx"],

@@ -100,7 +100,7 @@ def assert_same_maps(got: dict[str, Array], expected: dict[str, Array]) -> None:
             if k.startswith(kind):
                 assert got[k].shape == v.shape, f"{k}: shape {got[k].shape}, not {v.shape}"
                 gap = np.abs(got[k] - v).max(initial=0)
-                assert gap <= BAR * max(largest, 1e-3), f"{k} is off by {gap:.3g} of {largest:.3g}\n{got[k]}\n{v}"
+                assert gap <= BAR * max(largest, 1e-2), f"{k} is off by {gap:.3g} of {largest:.3g}\n{got[k]}\n{v}"
 
 
 def oracle_maps(case: Case, rules: str, axis: int, feeds: dict[str, Array], seed: Array, dynamic: bool = False):

@@ -22,7 +22,9 @@ from omenn_onnx.runtime.explainer import Explainer
 from omenn_onnx.runtime.feeds import checked
 from omenn_onnx.runtime.figures import target_name, token_ids
 from omenn_onnx.runtime.files import save_arrays, whole_file
-from omenn_onnx.runtime.panels import symmetric
+from omenn_onnx.runtime.grid_panels import support
+from omenn_onnx.runtime.list_panels import padding_start
+from omenn_onnx.runtime.panels import magnification, magnified, symmetric
 from omenn_onnx.runtime.prediction import predictions
 from omenn_onnx.runtime.sums import channel_sum, sums_of, target_axis
 
@@ -394,6 +396,7 @@ def test_rows_that_interact_are_summed() -> None:
     assert np.shape(found.residual) == ()
     assert found.complete
     np.testing.assert_allclose(found.sums.y, found.score.sum(), rtol=1e-6)
+    assert Explainer(hand.linear(rows=False))(X[:1]).residual.shape == (1,)
     with pytest.raises(FeedError, match="rows of this model interact"):
         Explainer(hand.linear(rows=False))(X, batch_size=2)
 
@@ -598,6 +601,7 @@ def test_figure_of_a_baseline_and_an_ill_conditioned_row() -> None:
     assert "base" in said
     found = Explainer(hand.linear("seed"))(X * np.float32(1e6), seed=np.tile([1, -1, 0], (5, 1)))
     assert "seed" in texts(found.plot())
+    assert "does not add up" in texts(Explainer(hand.linear(wrong=1.0))(X).plot())
     loose = Explainer(hand.linear(rows=False))(X)
     assert "rows interact" in texts(loose.plot())
 
@@ -617,6 +621,30 @@ def test_scale_is_symmetric_and_says_when_it_clips() -> None:
     scale, clipped = symmetric(np.r_[np.ones(5000), 100.0])
     assert clipped
     assert symmetric(np.zeros(3))[0].vmax == 1.0
+
+
+def test_faint_maps_are_magnified_by_round_factors() -> None:
+    scale, _ = symmetric(np.array([10.0]))
+    for top, factor in ((10.0, 1), (3.0, 1), (2.0, 5), (0.03, 200), (0.0, 1)):
+        assert magnification(np.array([top, -top / 2]), scale) == pytest.approx(factor)
+    assert magnified("C_b", 200.0) == "C_b, colours × 200"
+
+
+def test_small_supports_are_zoomed() -> None:
+    values = np.zeros((40, 60))
+    assert support(values) is None
+    values[10:12, 20:22] = 1.0
+    assert support(values) == (8, 14, 18, 24)
+    values[30, 30] = 1.0
+    assert support(values) is None
+
+
+def test_padding_is_one_box() -> None:
+    assert padding_start(["a", "b", "p", "p", "p"], 5) == (2, 3)
+    assert padding_start(["a", "b", "p", "p"], 4) == (4, 4)
+    assert padding_start(["p"] * 4, 4) == (0, 1)
+    assert padding_start([], 4) == (4, 4)
+    assert padding_start(["a"], 1) == (1, 1)
 
 
 def test_token_ids_are_told_from_masks() -> None:

@@ -8,6 +8,7 @@ outputs, or None for an output that is constant.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -195,9 +196,14 @@ class Calculus:
         t = node.outputs[i]
         return Operand(self.emit.cast(t), None)
 
-    def bias(self, value: Var | None, c: Tensor | float, ones: Var, shape: Shape, safe: bool = False) -> Var:
-        """v + c * o: a constant term of the node at hand."""
-        term = self.build.scale(ones, c, shape, bias=True, safe=safe)
+    def bias(self, value: Var | None, c: Tensor | float, ones: Var, shape: Shape, finite: bool = True) -> Var:
+        """v + c * o: a constant term of the node at hand. Where c is not known to be finite (a mask of -inf), what is
+        not counts as 0: any finite result multiplies it by 0."""
+        if not finite and isinstance(c, Tensor):
+            e = self.emit
+            real = e.op("Less", e.op("Abs", c), math.inf)
+            c = e.op("Where", real, c, 0.0, dtype=e.dtype, shape=c.shape)
+        term = self.build.scale(ones, c, shape, bias=True)
         return term if value is None else self.build.add([value, term], shape)
 
     def average(self, ones: Sequence[Var]) -> Var:

@@ -153,8 +153,10 @@ def gemm(
         lambda pair: matmul_pair(p, pair, a, y.shape, True, left),
         Operand(product_value, None),
     )
-    if pair is not None and alpha != 1.0:
-        pair = Pair(p.build.scale(pair.value, alpha), pair.ones, pair.rank)
+    if alpha != 1.0:
+        product_value = p.emit.op("Mul", product_value, alpha)
+        if pair is not None:
+            pair = Pair(p.build.scale(pair.value, alpha), pair.ones, pair.rank)
     if C is None or beta == 0.0:
         return pair
     if C.pair is not None:
@@ -238,7 +240,7 @@ def _einsum_of(
         value = p.build.einsum(x, weight, x_labels, w_labels, out, shape)
     contracted = [c for c in mine if c not in out]
     if squeezed and softmax is not None and contracted == [softmax_label] and w_labels:
-        o, o_labels = _drop_units(p, ones_var, ones_labels, dict(zip(ones_labels, ones_var.shape, strict=True)), keep=out)
+        o, o_labels = _drop_units(p, ones_var, ones_labels, sizes)
         if softmax_label in o_labels:
             kept = "".join(c for c in out if c in o_labels or c in w_labels)
             mixed_shape = tuple(sizes[c] for c in kept)
@@ -279,9 +281,9 @@ def _sizes(labels: list[str], operands: tuple[Operand, ...]) -> dict[str, Dim]:
     return sizes
 
 
-def _drop_units(p: Calculus, x: Var, labels: str, sizes: dict[str, Dim], keep: str = "") -> tuple[Var, str]:
+def _drop_units(p: Calculus, x: Var, labels: str, sizes: dict[str, Dim]) -> tuple[Var, str]:
     """Without axes of size 1 that stand for a larger label."""
-    kept = [i for i, c in enumerate(labels) if x.shape[i] != 1 or (sizes[c] == 1 and c not in keep)]
+    kept = [i for i, c in enumerate(labels) if x.shape[i] != 1 or sizes[c] == 1]
     if len(kept) == len(labels):
         return x, labels
     return p.build.reshape(x, tuple(x.shape[i] for i in kept)), "".join(labels[i] for i in kept)

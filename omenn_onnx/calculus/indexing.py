@@ -59,14 +59,14 @@ def _run(pick: Tensor, spread: Shape) -> tuple[int, int] | None:
     return int(flat[0]), int(flat.size)
 
 
-def gather_rows(p: Calculus, v: Var, rows: Tensor, front: Shape, shape: Shape) -> Var:
+def gather_rows(p: Calculus, v: Var, rows: Tensor, front: Shape, shape: Shape, within_rows: bool = False) -> Var:
     """v [front, rest] with its front axes as one, picked by ``rows``, as ``shape`` (rows' sizes, then rest)."""
     count = p.emit.new_size(front)
     rest = v.shape[len(front) :]
     lines = p.build.reshape(v, (count, *rest))
     picked = p.emit.new_size(shape[: len(shape) - len(rest)])
     flat = p.emit.op("Reshape", rows, [-1], shape=(picked,))
-    return p.build.reshape(p.build.gather(lines, 0, flat, picked), shape)
+    return p.build.reshape(p.build.gather(lines, 0, flat, picked, within_rows), shape)
 
 
 def positions(p: Calculus, shape: Shape) -> Tensor:

@@ -36,7 +36,7 @@ def max_pool(
     flat = p.emit.op("Reshape", indices, [-1])
     size, count = p.emit.new_size(X.shape), p.emit.new_size(y.shape)
     line = p.build.reshape(X.pair.value, (size,))
-    value = p.build.reshape(p.build.gather(line, 0, flat, count), y.shape)
+    value = p.build.reshape(p.build.gather(line, 0, flat, count, within_rows=True), y.shape)
     window = window_of(X, kernel_shape, strides, dilations, pads, auto_pad)
     if window is not None:
         ones = mean_of_taps(p, X.pair.ones, X.shape, window, y.shape)

@@ -55,7 +55,7 @@ def total(p: Calculus, signed: list[tuple[Operand, float]], y: Operand) -> Pair 
     for o, sign in signed:
         if o.pair is None and not _zero(o):
             c = o.t if sign == 1.0 else p.emit.op("Neg", o.t, shape=o.t.shape)
-            value = p.bias(value, c, ones, y.shape, safe=not (finite(o) or _is_parameter(o)))
+            value = p.bias(value, c, ones, y.shape, finite=finite(o) or _is_parameter(o))
     return Pair(value, ones, min(pair.rank for pair, _ in carriers))
 
 

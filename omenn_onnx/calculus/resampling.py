@@ -169,7 +169,7 @@ def _sample(
     channels = rows_last.shape[-1]
     for index, weight in combined:
         assert weight is not None
-        picked = gather_rows(p, rows_last, index, front, (*lines, channels))
+        picked = gather_rows(p, rows_last, index, front, (*lines, channels), within_rows=True)
         terms.append(p.build.scale(picked, e.op("Unsqueeze", weight, [-1], shape=(*lines, 1))))
     summed = p.build.add(terms)
     return p.build.permute(summed, [0, v.rank - 1, *range(1, v.rank - 1)])

@@ -34,7 +34,7 @@ def where_(p: Calculus, node: Node, condition: Operand, A: Operand, B: Operand) 
     ones = p.to_rank(carrier.pair.ones, y.rank)
     value = p.build.select(carrier.pair.value, mask, y.shape)
     if constant.value is None or constant.value.any():
-        value = p.bias(value, where(e, mask, 0.0, constant.t), ones, y.shape, safe=not finite(constant))
+        value = p.bias(value, where(e, mask, 0.0, constant.t), ones, y.shape, finite=finite(constant))
     return Pair(value, ones, carrier.pair.rank)
 
 
@@ -88,7 +88,7 @@ def concat(p: Calculus, node: Node, *operands: Operand, axis: int) -> Pair | Non
         stream = p.build.broadcast(mean if o.pair is None else o.pair.ones, part)
         ones.append(stream)
         if o.pair is None:
-            values.append(p.bias(None, o.t, mean, o.shape, safe=not finite(o)))
+            values.append(p.bias(None, o.t, mean, o.shape, finite=finite(o)))
         else:
             values.append(o.pair.value)
     joined = first if uniform else p.build.concat(ones, axis, (*outer[:axis], y.shape[axis], *outer[axis + 1 :]))
@@ -145,7 +145,7 @@ def pad(
         if c is not None and (c.value is None or c.value.any()):
             zeros = p.emit.op("Expand", 0.0, p.emit.shape(X.shape), shape=X.shape)
             frame = p.emit.op("Pad", zeros, pads.t, c.t, None if axes is None else axes.t, shape=y.shape, mode="constant")
-            value = p.bias(value, frame, ones, y.shape, safe=not finite(c))
+            value = p.bias(value, frame, ones, y.shape, finite=finite(c))
     return Pair(value, ones, X.pair.rank)
 
 

@@ -49,7 +49,7 @@ def parser() -> Parser:
 @run_cli
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    args = parser().parse_args(argv)
+    args = parser().parse_intermixed_args(argv)
     explainer = Explainer(args.compiled, args.provider)
     paths = files_of(args.input)
     _check_outputs(paths, args)

@@ -47,7 +47,7 @@ def parser() -> Parser:
 @run_cli
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    args = parser().parse_args(argv)
+    args = parser().parse_intermixed_args(argv)
     if args.samples < 1:
         raise UsageError(f"--samples must be at least 1, got {args.samples}")
     if args.tolerance is not None and not args.tolerance > 0:

@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from omenn_onnx.graph.files import skeleton
 from omenn_onnx.graph.ir import Array, Dim, Shape
+from omenn_onnx.graph.sizes import follow_sizes
 
 _FOLDED = frozenset(
     "Abs Add And Cast Ceil Concat Constant ConstantOfShape Cos Div Equal Exp Expand Flatten Floor Gather Greater "
@@ -25,6 +26,8 @@ _FOLDED = frozenset(
 _FOLD_LIMIT = 4096
 _UNTRUSTED = frozenset({"", "?", "None", "none", "unk", "-1"})
 _MAX_ROUNDS = 6
+_MADE_UP = "unk__"
+"""How onnx's data propagation names the sizes that it makes up."""
 
 
 @dataclass
@@ -46,6 +49,10 @@ def collect_facts(proto: onnx.ModelProto) -> Facts:
     for output in bare.graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
+    for given in bare.graph.input:
+        for i, d in enumerate(given.type.tensor_type.shape.dim):
+            if not d.HasField("dim_value") and d.dim_param in _UNTRUSTED:
+                d.dim_param = f"{given.name}#{i}"
     values = {i.name: onnx.numpy_helper.to_array(i) for i in bare.graph.initializer if _small(i.dims)}
     overridable = {v.name for v in proto.graph.input}
     values = {k: v for k, v in values.items() if k not in overridable}
@@ -171,24 +178,33 @@ def _gather(
         for v in group:
             if v.type.HasField("tensor_type") and v.type.tensor_type.elem_type:
                 facts.types[v.name] = v.type.tensor_type.elem_type
-    for name, v in declared.items():
-        if name not in facts.types and v.type.tensor_type.elem_type:
-            facts.types[name] = v.type.tensor_type.elem_type
-        _merge_declared(raw, name, v, static)
     for i in proto.graph.initializer:
         facts.types[i.name] = i.data_type
         raw[i.name] = list(i.dims)
     for name, value in values.items():
         raw[name] = list(value.shape)
         facts.types.setdefault(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
+    known_as: dict[str, Dim] = {}
+    for name, v in declared.items():
+        if name not in facts.types and v.type.tensor_type.elem_type:
+            facts.types[name] = v.type.tensor_type.elem_type
+        _merge_declared(raw, name, v, static, known_as)
+    for _ in range(_MAX_ROUNDS):
+        for name, dims in raw.items():
+            raw[name] = [_resolve(d, known_as) for d in dims]
+        if not _learn(raw, known_as, follow_sizes(proto.graph.node, raw, values)):
+            break
     for name, dims in raw.items():
         facts.shapes[name] = tuple(f"{name}#{i}" if d is None else d for i, d in enumerate(dims))
     return facts
 
 
-def _merge_declared(raw: dict[str, list[Dim | None]], name: str, v: onnx.ValueInfoProto, static: bool) -> None:
+def _merge_declared(
+    raw: dict[str, list[Dim | None]], name: str, v: onnx.ValueInfoProto, static: bool, known_as: dict[str, Dim]
+) -> None:
     """Take what the file declares where inference knows nothing. Declared numbers of a model with dynamic inputs may be
-    stale (a batch size edited afterwards), so only its rank and symbols are trusted there."""
+    stale (a batch size edited afterwards), so only its rank and symbols are trusted there. ``known_as`` collects declared
+    names of the symbols that inference made up."""
     if not v.type.tensor_type.HasField("shape"):
         return
     dims: list[Dim | None] = []
@@ -200,4 +216,36 @@ def _merge_declared(raw: dict[str, list[Dim | None]], name: str, v: onnx.ValueIn
     if name not in raw:
         raw[name] = dims
     elif len(dims) == len(raw[name]):
-        raw[name] = [a if a is not None else b for a, b in zip(raw[name], dims, strict=True)]
+        for i, (ours, theirs) in enumerate(zip(raw[name], dims, strict=True)):
+            if theirs is None or ours == theirs:
+                continue
+            if ours is None:
+                raw[name][i] = theirs
+            elif isinstance(ours, str) and ours.startswith(_MADE_UP):
+                known_as.setdefault(ours, theirs)
+
+
+def _learn(raw: dict[str, list[Dim | None]], known_as: dict[str, Dim], found: dict[str, list[Dim | None]]) -> bool:
+    """Take sizes that were followed through the graph where inference made a symbol up or knows nothing."""
+    learnt = False
+    for name, dims in found.items():
+        ours = raw.get(name)
+        if ours is None:
+            raw[name], learnt = dims, True
+        elif len(ours) == len(dims):
+            for i, (a, b) in enumerate(zip(ours, dims, strict=True)):
+                if b is None or a == b:
+                    continue
+                if a is None:
+                    ours[i], learnt = b, True
+                elif isinstance(a, str) and a.startswith(_MADE_UP) and a not in known_as:
+                    known_as[a], learnt = b, True
+    return learnt
+
+
+def _resolve(d: Dim | None, known_as: dict[str, Dim]) -> Dim | None:
+    seen: set[Dim] = set()
+    while isinstance(d, str) and d in known_as and d not in seen:
+        seen.add(d)
+        d = known_as[d]
+    return d

@@ -29,9 +29,7 @@ class Builder:
 
     # Elementwise
 
-    def scale(
-        self, x: Var, c: Tensor | float, shape: Shape | None = None, *, safe: bool = False, bias: bool = False
-    ) -> Var:
+    def scale(self, x: Var, c: Tensor | float, shape: Shape | None = None, *, bias: bool = False) -> Var:
         """c x, first repeated to ``shape``. A factor known to be 1 is dropped."""
         x = self.broadcast(x, x.shape if shape is None else shape)
         if isinstance(c, (int, float)):
@@ -40,7 +38,7 @@ class Builder:
             value = c.value
             if value is not None and value.reshape(()) == 1:
                 return x
-        return self.apply(lp.Scale(c, safe), [x], x.shape, bias)
+        return self.apply(lp.Scale(c), [x], x.shape, bias)
 
     def select(self, x: Var, mask: Tensor, shape: Shape | None = None) -> Var:
         """x where mask, else 0, first repeated to ``shape``."""
@@ -144,10 +142,10 @@ class Builder:
         """The parts joined along ``axis``."""
         return self.apply(lp.Concat(axis % len(shape)), parts, shape)
 
-    def gather(self, x: Var, axis: int, indices: Tensor, size: Dim) -> Var:
+    def gather(self, x: Var, axis: int, indices: Tensor, size: Dim, within_rows: bool = False) -> Var:
         """x at an index vector of length ``size`` along ``axis``."""
         axis %= x.rank
-        return self.apply(lp.Gather(axis, indices), [x], (*x.shape[:axis], size, *x.shape[axis + 1 :]))
+        return self.apply(lp.Gather(axis, indices, within_rows), [x], (*x.shape[:axis], size, *x.shape[axis + 1 :]))
 
     # Contractions
 

@@ -45,10 +45,9 @@ class Equation:
 
 @dataclass(eq=False, slots=True)
 class Scale(Primitive):
-    """y = c x, elementwise; c broadcasts to x's shape. ``safe``: 0 where x is 0, even if c is not finite."""
+    """y = c x, elementwise; c broadcasts to x's shape."""
 
     coefficient: Tensor
-    safe: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -160,10 +159,12 @@ class Concat(Primitive):
 
 @dataclass(eq=False, slots=True)
 class Gather(Primitive):
-    """y = x[..., indices, ...] along an axis, with one index vector."""
+    """y = x[..., indices, ...] along an axis, with one index vector. ``within_rows``: the axis holds whole batch rows one
+    after the other, and no index leads from one into another."""
 
     axis: int
     indices: Tensor
+    within_rows: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -172,6 +173,7 @@ class ScatterAdd(Primitive):
 
     axis: int
     indices: Tensor
+    within_rows: bool = False
 
 
 @dataclass(eq=False, slots=True)

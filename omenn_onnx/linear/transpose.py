@@ -69,7 +69,7 @@ def transpose_primitive(primitive: Primitive, build: Builder, c: Var, equation: 
 
 @transpose_primitive.register
 def _(primitive: lp.Scale, build: Builder, c: Var, equation: Equation) -> list[Var]:
-    return [build.scale(c, primitive.coefficient, safe=primitive.safe)]
+    return [build.scale(c, primitive.coefficient)]
 
 
 @transpose_primitive.register
@@ -155,12 +155,12 @@ def _(primitive: lp.Concat, build: Builder, c: Var, equation: Equation) -> list[
 
 @transpose_primitive.register
 def _(primitive: lp.Gather, build: Builder, c: Var, equation: Equation) -> list[Var]:
-    return [build.apply(lp.ScatterAdd(primitive.axis, primitive.indices), [c], equation.inputs[0].shape)]
+    return [build.apply(lp.ScatterAdd(primitive.axis, primitive.indices, primitive.within_rows), [c], equation.inputs[0].shape)]
 
 
 @transpose_primitive.register
 def _(primitive: lp.ScatterAdd, build: Builder, c: Var, equation: Equation) -> list[Var]:
-    return [build.apply(lp.Gather(primitive.axis, primitive.indices), [c], equation.inputs[0].shape)]
+    return [build.apply(lp.Gather(primitive.axis, primitive.indices, primitive.within_rows), [c], equation.inputs[0].shape)]
 
 
 @transpose_primitive.register

@@ -23,8 +23,6 @@ def _against(low: Lowering, x: Var, c: Tensor) -> tuple[Tensor, Shape]:
 def scale(low: Lowering, p: lp.Scale, e: Equation) -> Lowered:
     x, dims = _against(low, e.inputs[0], p.coefficient)
     product = low.emit.op("Mul", x, p.coefficient, shape=low.dims(dims))
-    if p.safe:
-        product = low.emit.op("Where", low.emit.op("Equal", x, 0.0), 0.0, product, shape=low.dims(dims))
     return Lowered(product, dims)
 
 
@@ -98,7 +96,7 @@ def _sum_unsure(low: Lowering, x: Var, out: Var) -> Lowered:
 def _vector_contraction(low: Lowering, x: Var, out: Var, axes: list[int]) -> Lowered | None:
     """sum_c x_c b_c as a 1x1 convolution (channel axis) or a matrix product (last axis): the bias terms of most layers."""
     d = x.definition
-    if d is None or not isinstance(d.primitive, lp.Scale) or d.primitive.safe or len(axes) != 1:
+    if d is None or not isinstance(d.primitive, lp.Scale) or len(axes) != 1:
         return None
     vector = d.primitive.coefficient
     axis, source = axes[0], d.inputs[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from omenn_onnx.errors import OmennError
 from omenn_onnx.runtime import grid_panels, list_panels
@@ -51,9 +52,9 @@ def figure(
     if scene.signal:
         words = list(tokens) if tokens is not None else _words(explanation, scene, row, vocabulary)
     draw = _drawing(scene, words, feature_names)
-    made = Figure(figsize=draw.size(scene), facecolor="white", layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05)
+    made = Figure(figsize=draw.size(scene, words), facecolor="white", layout=layout)
     FigureCanvasAgg(made)
-    made.get_layout_engine().set(w_pad=0.08, h_pad=0.05)
     if title:
         made.suptitle(plain(title), fontsize=12, fontweight="bold", color=INK, x=0.012, ha="left")
     blocks = made.subfigures(scene.targets, 1, squeeze=False)
@@ -139,8 +140,12 @@ def _sums(explanation: Explanation, baseline: Relative | None, row: int, k: int)
     bad = not condition <= ILL_CONDITIONED
     text = f"{split}      residual {spell(residual, '.1e')}      condition number {condition:.3g}"
     if sums.y.shape != explanation.score.shape:
-        text += "      (totals: rows interact)"
-    return text + ("  ILL-CONDITIONED" if bad else ""), bad
+        text += "\ntotals of the whole batch: its rows interact"
+    if bad:
+        text += "\nill-conditioned: large shares cancel"
+    if not _at(explanation.relative_residual, row, k) <= explanation.contract.bar:
+        text, bad = text + "\ndoes not add up: the residual is above the bar", True
+    return text, bad
 
 
 def _at(values: Array, row: int, k: int) -> float:

@@ -11,7 +11,19 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from omenn_onnx.runtime.engines import Array
-from omenn_onnx.runtime.panels import COLOURS, GREY, INK, NEGATIVE, PALE, POSITIVE, Scene, colour_bar, plain, spell, symmetric
+from omenn_onnx.runtime.panels import (
+    COLOURS,
+    GREY,
+    INK,
+    NEGATIVE,
+    PALE,
+    POSITIVE,
+    Scene,
+    colour_bar,
+    plain,
+    spell,
+    symmetric,
+)
 
 MOST_BARS = 15
 TOKENS_A_LINE = 12
@@ -22,7 +34,7 @@ class Bars:
     """One bar a feature, the largest first; the rest in one bar, the biases in one of their own."""
 
     @staticmethod
-    def size(scene: Scene) -> tuple[float, float]:
+    def size(scene: Scene, names: Sequence[str] | None) -> tuple[float, float]:
         """As high as there are bars."""
         return 8.2, (0.27 * min(scene.x.size, MOST_BARS + 1) + 1.5) * scene.targets + 0.25
 
@@ -67,27 +79,28 @@ class Tokens:
     """Every token on the colour of its C, its value below it, and below that the shares of input and biases."""
 
     @staticmethod
-    def lines(scene: Scene) -> int:
-        """Lines of tokens a target."""
-        return -(-int(scene.x.shape[1]) // TOKENS_A_LINE)
-
-    @staticmethod
-    def size(scene: Scene) -> tuple[float, float]:
-        """Lines of some 1.3 inches."""
-        return 12.6, (1.25 * Tokens.lines(scene) + 0.95) * scene.targets + 0.25
+    def size(scene: Scene, names: Sequence[str] | None) -> tuple[float, float]:
+        """Lines of some 1.3 inches, as wide as there are tokens."""
+        cells = padding_start(names or (), scene.x.shape[1])[1]
+        lines, wide = -(-cells // TOKENS_A_LINE), min(cells, TOKENS_A_LINE)
+        return max(8.2, 0.95 * wide + 1.3), (1.25 * lines + 0.95) * scene.targets + 0.25
 
     @staticmethod
     def block(block: Any, scene: Scene, k: int, names: Sequence[str] | None, picture: Array | None) -> None:
-        """The lines of a target. Pad tokens count too: their boxes are there to be seen."""
-        words, maps = shortened(list(names or []), [scene.map(kind, k) for kind in ("C", "C_w*X", "C_b")])
+        """The lines of a target. Padding counts too, in one box with its sums."""
+        maps = [scene.map(kind, k) for kind in ("C", "C_w*X", "C_b")]
+        words = list(names or ())[: len(maps[0])]
+        start, cells = padding_start(words, len(maps[0]))
+        if start < len(maps[0]):
+            words = [*words[:start], f"{len(maps[0]) - start} × {words[start]}"]
+            maps = [np.append(values[:start], values[start:].sum()) for values in maps]
         scale, clipped = symmetric(*maps)
         ax = block.subplots()
-        wide = min(TOKENS_A_LINE, len(maps[0]))
-        ax.set_xlim(-0.75, wide)
-        lines = -(-len(maps[0]) // TOKENS_A_LINE)
+        ax.set_xlim(-0.75, max(min(TOKENS_A_LINE, cells), 6))
+        lines = -(-cells // TOKENS_A_LINE)
         ax.set_ylim(lines * 3.2 - 0.3, -0.15)
         ax.axis("off")
-        for i in range(len(maps[0])):
+        for i in range(cells):
             across, top = i % TOKENS_A_LINE, i // TOKENS_A_LINE * 3.2  # column, and line
             word = words[i] if i < len(words) else ""
             _cell(ax, across, top, 1.5, float(maps[0][i]), scale, word)
@@ -98,6 +111,15 @@ class Tokens:
             for middle, text in ((0.75, "$C$"), (1.88, scene.symbol), (2.5, scene.bias_symbol)):
                 ax.text(-0.08, line * 3.2 + middle, text, ha="right", va="center", fontsize=9, color=INK)
         colour_bar(block, ScalarMappable(scale, COLOURS), ax, clipped)
+
+
+def padding_start(words: Sequence[str], count: int) -> tuple[int, int]:
+    """Where a run of three or more equal words at the end starts, else ``count``; and how many boxes that leaves."""
+    start = count
+    while len(words) >= count and start > 1 and words[start - 2] == words[count - 1]:
+        start -= 1
+    start -= 1
+    return (start, start + 1) if count - start >= 3 else (count, count)
 
 
 def _cell(ax: Any, across: int, top: float, height: float, value: float, scale: Any, word: str | None) -> None:

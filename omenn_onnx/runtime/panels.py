@@ -15,6 +15,7 @@ from omenn_onnx.runtime.maps import Maps
 INK, GREY, PALE = "#222222", "#555555", "#dddddd"
 POSITIVE, NEGATIVE = "#b2182b", "#2166ac"
 COLOURS = "RdBu_r"  # red adds to the score, blue takes from it, white is zero
+FAINT = 5  # a map that reaches less than this part of the common scale is magnified, and says so
 CLIPPED = 99.7  # percentile that ends the scale of large maps, so that single pixels do not bleach the rest
 
 
@@ -73,7 +74,7 @@ class Drawing(Protocol):
     """One way to draw: the size of the whole figure, and one block of it."""
 
     @staticmethod
-    def size(scene: Scene) -> tuple[float, float]:
+    def size(scene: Scene, names: Any) -> tuple[float, float]:
         """Width and height in inches."""
 
     @staticmethod
@@ -99,6 +100,21 @@ def symmetric(*maps: Array) -> tuple[Normalize, bool]:
     limit = float(np.percentile(values, CLIPPED)) if values.size > 2000 else top
     limit = limit if limit > 0 else top or 1.0
     return Normalize(-limit, limit), limit < top
+
+
+def magnification(values: Array, scale: Normalize) -> float:
+    """1, or the round factor (1, 2 or 5 times a power of ten) that brings a faint map onto the common scale."""
+    own, _ = symmetric(values)
+    ratio = float(scale.vmax or 1.0) / float(own.vmax or 1.0)
+    if not np.any(values) or not FAINT <= ratio < np.inf:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(ratio))
+    return float(next(step * power for step in (5, 2, 1) if step * power <= ratio * (1 + 1e-9)))
+
+
+def magnified(title: str, factor: float) -> str:
+    """``title``, with the factor where there is one."""
+    return title if factor == 1 else f"{title}, colours × {factor:g}"
 
 
 def bare(axes: Any, title: str | None = None) -> None:

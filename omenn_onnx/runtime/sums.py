@@ -56,7 +56,8 @@ def sums_of(parts: Sequence[Sequence[Array]], score: Array, rows: bool) -> Sums:
     In total, [] or [K], where rows interact or a part has not the rows of the score.
     """
     y = np.asarray(score, np.float64)
-    per_row = rows and y.ndim > 0 and all(C_w.ndim > 0 and len(C_w) == len(y) for _, C_w, _ in parts)
+    alone = rows or len(np.atleast_1d(y)) == 1  # a single row has nothing to interact with
+    per_row = alone and y.ndim > 0 and all(C_w.ndim > 0 and len(C_w) == len(y) for _, C_w, _ in parts)
     with_targets = parts[0][1].ndim > parts[0][0].ndim
     if not per_row and y.ndim > with_targets:
         y = y.sum(axis=0)

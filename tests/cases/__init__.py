@@ -5,7 +5,8 @@ settled who is right, with the reason; they are run and expected to fail.
 """
 
 from .convolutional import CASES as CONVOLUTIONAL
+from .products import CASES as PRODUCTS
 
-CASES = [*CONVOLUTIONAL]
+CASES = [*CONVOLUTIONAL, *PRODUCTS]
 REFUSED = []
 OPEN: dict[str, str] = {}

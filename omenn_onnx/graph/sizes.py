@@ -1,0 +1,265 @@
+"""Sizes that a model computes from shapes, followed symbolically.
+
+Exporters write reshape targets as Shape, Gather, Concat, ...; ONNX's own data propagation gives up on some of these and
+makes a new symbol up for a size that already has a name. Here integer vectors are followed as lists of numbers, symbols
+and unknowns, and what they say of the outputs of Reshape, Expand and ConstantOfShape is collected.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import onnx
+
+from omenn_onnx.graph.ir import Array, Dim
+
+Sizes = list["Dim | None"]
+
+
+def follow_sizes(
+    nodes: Iterable[onnx.NodeProto], shapes: Mapping[str, Sizes], values: Mapping[str, Array]
+) -> dict[str, Sizes]:
+    """Better shapes of outputs, as far as the integer arithmetic of the graph tells them."""
+    known: dict[str, Sizes] = {}
+    truth: dict[str, list[bool | None]] = {}
+    found: dict[str, Sizes] = {}
+    current = dict(shapes)
+
+    def vector(name: str) -> Sizes | None:
+        if name in known:
+            return known[name]
+        value = values.get(name)
+        if value is None or value.dtype.kind not in "iu" or value.ndim > 1:
+            return None
+        return [int(v) for v in value.reshape(-1)]
+
+    for node in nodes:
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Equal":
+            a, b = vector(node.input[0]), vector(node.input[1])
+            if a is not None and b is not None and len(a) >= len(b):
+                truth[node.output[0]] = [_equal(x, y) for x, y in zip(a, b * len(a) if len(b) == 1 else b, strict=False)]
+        elif node.op_type == "Where" and node.input[0] in truth:
+            a, b = vector(node.input[1]), vector(node.input[2])
+            if a is not None and b is not None and len(a) == len(b) == len(truth[node.input[0]]):
+                chosen = zip(truth[node.input[0]], a, b, strict=True)
+                known[node.output[0]] = [None if t is None else x if t else y for t, x, y in chosen]
+        if node.op_type in _VECTORS:
+            result = _VECTORS[node.op_type](node, attrs, vector, current)
+            if result is not None:
+                known[node.output[0]] = result
+        shape: Sizes | None = None
+        if node.op_type in _ELEMENTWISE:
+            shape = _joined([current.get(i) for i in node.input if i])
+        elif node.op_type == "MatMul":
+            shape = _product([current.get(i) for i in node.input])
+        elif node.op_type == "Concat":
+            shape = _together([current.get(i) for i in node.input], attrs.get("axis", 0))
+        elif node.op_type == "Slice":
+            shape = _sliced(current.get(node.input[0]), [vector(i) if i else None for i in node.input[1:]])
+        elif node.op_type in ("Reshape", "Expand", "ConstantOfShape"):
+            target = vector(node.input[-1])
+            if target is None:
+                continue
+            source = current.get(node.input[0])
+            if node.op_type == "Reshape":
+                shape = None if source is None or attrs.get("allowzero") else _reshaped(source, target)
+            elif node.op_type == "Expand":
+                shape = None if source is None else _expanded(source, target)
+            else:
+                shape = target
+        if shape is not None:
+            ours = current.get(node.output[0])
+            if ours is not None and len(ours) == len(shape):
+                shape = [a if b is None else b for a, b in zip(ours, shape, strict=True)]
+            found[node.output[0]] = current[node.output[0]] = shape
+    return found
+
+
+_ELEMENTWISE = frozenset("Add Sub Mul Div Pow Where Max Min Sum Mean Mod PRelu Equal Less Greater And Or".split())
+
+
+def _equal(x: Dim | None, y: Dim | None) -> bool | None:
+    if isinstance(x, int) and isinstance(y, int):
+        return x == y
+    sizes = [d for d in (x, y) if isinstance(d, int)]
+    return False if sizes and sizes[0] < 0 and x is not None and y is not None else None
+
+
+def _joined(shapes: list[Sizes | None]) -> Sizes | None:
+    """The broadcast of shapes, None along axes that cannot be told."""
+    known = [s for s in shapes if s is not None]
+    if len(known) < len(shapes) or not known:
+        return None
+    rank = max(len(s) for s in known)
+    padded = [[1] * (rank - len(s)) + s for s in known]
+    return [_join(list(dims)) for dims in zip(*padded, strict=True)]
+
+
+def _product(shapes: list[Sizes | None]) -> Sizes | None:
+    """Of matrices with batch axes."""
+    a, b = shapes
+    if a is None or b is None or len(a) < 2 or len(b) < 2:
+        return None
+    batch = _joined([a[:-2], b[:-2]]) if len(a) > 2 or len(b) > 2 else []
+    return None if batch is None else [*batch, a[-2], b[-1]]
+
+
+def _together(shapes: list[Sizes | None], axis: int) -> Sizes | None:
+    """Joined along ``axis``; the other axes are equal."""
+    known = [s for s in shapes if s is not None]
+    if len(known) < len(shapes) or len({len(s) for s in known}) != 1:
+        return None
+    axis %= len(known[0])
+    result: Sizes = []
+    for i, dims in enumerate(zip(*known, strict=True)):
+        numbers = [d for d in dims if isinstance(d, int)]
+        if i == axis:
+            result.append(sum(numbers) if len(numbers) == len(dims) else None)
+        else:
+            result.append(numbers[0] if numbers else next((d for d in dims if d is not None), None))
+    return result
+
+
+def _join(dims: list[Dim | None]) -> Dim | None:
+    """One axis. A piece min(d, s) of a longer axis next to a size s must be s, or the operator could not run."""
+    large = [d for d in dims if d != 1]
+    if not large:
+        return 1
+    numbers = [d for d in large if isinstance(d, int)]
+    if numbers:
+        return numbers[0]
+    names = {d for d in large if isinstance(d, str)}
+    whole = {d for d in names if not d.startswith("min(")}
+    if None in large or len(whole) != 1:
+        return None if len(names) != 1 or None in large else names.pop()
+    size = whole.pop()
+    return size if all(d == size or d.endswith(f",{size})") for d in names) else None
+
+
+def _piece(length: Dim | None, end: Dim | None) -> str:
+    """The name of the size of x[:end] along an axis of ``length``."""
+    return f"min({length},{end})"
+
+
+def _sliced(source: Sizes | None, arguments: list[Sizes | None]) -> Sizes | None:
+    """Axes that a Slice does not name keep their size; x[:s] of an axis of known length d > 1 has min(d, s)."""
+    if source is None or len(arguments) < 3 or arguments[2] is None:
+        return None
+    starts, ends, axes, *steps = arguments
+    result = list(source)
+    for i, a in enumerate(axes):
+        if not isinstance(a, int):
+            return None
+        d = source[a]
+        start, end = (v[i] if v is not None else None for v in (starts, ends))
+        step = 1 if not steps else steps[0][i] if steps[0] is not None else None
+        named = isinstance(end, str) and isinstance(d, int) and d > 1 and start == 0 and step == 1
+        result[a] = _piece(d, end) if named else None
+    return result
+
+
+def _shape(node, attrs, vector, shapes):  # type: ignore[no-untyped-def]
+    dims = shapes.get(node.input[0])
+    return None if dims is None else dims[attrs.get("start", 0) : attrs.get("end", len(dims))]
+
+
+def _gather(node, attrs, vector, shapes):  # type: ignore[no-untyped-def]
+    data, index = vector(node.input[0]), vector(node.input[1])
+    if data is None or index is None or not all(isinstance(i, int) and -len(data) <= i < len(data) for i in index):
+        return None
+    return [data[i] for i in index]
+
+
+def _slice(node, attrs, vector, shapes):  # type: ignore[no-untyped-def]
+    data, *rest = (vector(i) for i in node.input)
+    if data is None or any(r is None or len(r) != 1 or not isinstance(r[0], int) for r in rest):
+        return None
+    start, end, step = rest[0][0], rest[1][0], rest[3][0] if len(rest) > 3 else 1
+    return data[slice(start, end, step)] if step > 0 else None
+
+
+def _concat(node, attrs, vector, shapes):  # type: ignore[no-untyped-def]
+    parts = [vector(i) for i in node.input]
+    return None if any(p is None for p in parts) else [d for p in parts for d in p]
+
+
+def _same(node, attrs, vector, shapes):  # type: ignore[no-untyped-def]
+    return vector(node.input[0])
+
+
+def _arithmetic(node, attrs, vector, shapes):  # type: ignore[no-untyped-def]
+    a, b = vector(node.input[0]), vector(node.input[1])
+    if a is None or b is None:
+        return None
+    n = max(len(a), len(b))
+    a, b = (v * n if len(v) == 1 else v for v in (a, b))
+    return [_combine(node.op_type, x, y) for x, y in zip(a, b, strict=False)]
+
+
+def _combine(op: str, x: Dim | None, y: Dim | None) -> Dim | None:
+    if isinstance(x, int) and isinstance(y, int):
+        if op == "Div":
+            return x // y if y > 0 and x >= 0 else None
+        return {"Mul": x * y, "Add": x + y, "Sub": x - y}[op]
+    if op in ("Mul", "Div") and y == 1:
+        return x
+    if op == "Mul" and x == 1:
+        return y
+    if op in ("Add", "Sub") and y == 0:
+        return x
+    return y if op == "Add" and x == 0 else None
+
+
+_VECTORS = {
+    "Shape": _shape,
+    "Gather": _gather,
+    "Slice": _slice,
+    "Concat": _concat,
+    "Identity": _same,
+    "Cast": _same,
+    "Unsqueeze": _same,
+    "Squeeze": _same,
+    "Reshape": _same,
+    "Mul": _arithmetic,
+    "Div": _arithmetic,
+    "Add": _arithmetic,
+    "Sub": _arithmetic,
+}
+
+
+def _reshaped(source: Sizes, target: Sizes) -> Sizes:
+    result: Sizes = [source[i] if d == 0 and i < len(source) else d for i, d in enumerate(target)]
+    if -1 in result:
+        place = result.index(-1)
+        result[place] = _quotient(source, [d for d in result if d != -1])
+    return result
+
+
+def _quotient(whole: Sizes, parts: Sizes) -> Dim | None:
+    """The size that is left of ``whole`` when ``parts`` are taken out, if it is a number or one symbol."""
+    if None in whole or None in parts:
+        return None
+    number, symbols = 1, Counter(d for d in whole if isinstance(d, str))
+    symbols.subtract(d for d in parts if isinstance(d, str))
+    divisor = 1
+    for d in whole:
+        number *= d if isinstance(d, int) else 1
+    for d in parts:
+        divisor *= d if isinstance(d, int) else 1
+    left = [s for s, n in symbols.items() if n]
+    if divisor == 0 or number % divisor or any(n < 0 for n in symbols.values()):
+        return None
+    if not left:
+        return number // divisor
+    return left[0] if len(left) == 1 and symbols[left[0]] == 1 and number == divisor else None
+
+
+def _expanded(source: Sizes, target: Sizes) -> Sizes:
+    rank = max(len(source), len(target))
+    a: Sizes = [1] * (rank - len(source)) + source
+    b: Sizes = [1] * (rank - len(target)) + target
+    return [y if x == 1 else x if y == 1 or x == y else x if isinstance(x, int) else None for x, y in zip(a, b, strict=True)]
