@@ -67,7 +67,7 @@ def linearise(
     rules: str = "secant",
     axis: Mapping[str, int] | None = None,
     dtype: str = "float32",
-    opaque: Iterable[str] = (),
+    opaque: Sequence[str] = (),
     prefix: str = "",
 ) -> Linearised:
     """The linear program of a model between its explained inputs and its explained output."""
@@ -78,19 +78,19 @@ def linearise(
     graph = read_graph(proto, str(loaded.folder or ""))
     emit = Emitter(graph, explanation_type(graph, dtype), _free_prefix(graph, f"{prefix}omenn"))
     sources = find_inputs(graph, [doubles.get(n, n) for n in inputs])
-    views = Views(graph, emit, sources)
+    views = Views(graph, emit, sources, opaque)
     calculus = Calculus(graph, emit, rules == "tangent", frozenset(opaque), views)
     z = find_output(graph, views, output if output is None else doubles.get(output, output))
     if z.shape is None:
         raise CompileError(f"the rank of the explained output {z.name!r} is not known; declare shapes in the model")
-    axes = channel_axes(graph, views, sources, axis or {})
+    axes = channel_axes(views.nodes, sources, axis or {})
     variables: dict[Tensor, tuple[Var, Var]] = {}
     for t in sources:
         assert t.shape is not None
         ones: Shape = tuple(1 if i == axes[t] else d for i, d in enumerate(t.shape))
         variables[t] = (Var(t.shape), Var(ones))
         calculus.source(t, *variables[t])
-    for node in views.nodes():
+    for node in views.nodes:
         calculus.linearise(node)
     if z not in calculus.pairs:
         named = ", ".join(repr(t.name) for t in sources)
@@ -240,6 +240,7 @@ def compile_loaded(
         "rules": rules,
         "dtype": emit.dtype.name,
         "output": lin.name(z),
+        "output_shape": json.dumps(list(z.shape or ())),
         "outputs": json.dumps(own),
         "target": json.dumps({"kind": target.kind, "spec": target.spec, "k": target.k, "dynamic_k": target.dynamic_k}),
         "inputs": json.dumps(described),

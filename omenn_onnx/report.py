@@ -31,6 +31,8 @@ def report(compiled: Compiled, original_bytes: int, compiled_bytes: int) -> str:
     lines.append("operators         " + _counts(Counter(lin.calculus.used)))
     if lin.views.recognised:
         lines.append("seen as one       " + _counts(Counter(lin.views.recognised)))
+    if lin.views.decomposed:
+        lines.append("decomposed        " + _counts(Counter(lin.views.decomposed)))
     reached = [t for t, pair in lin.calculus.pairs.items() if pair.value in lin.reached and t.producer is not None]
     dependent = [t for t in lin.calculus.pairs if t.producer is not None]
     lines.append(f"carriers          {len(reached)} tensors have an adjoint")

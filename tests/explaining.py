@@ -78,10 +78,11 @@ def explain(model: onnx.ModelProto, feeds: Feeds, optimise: bool = True) -> Resu
     given = {**feeds, **found}
     x = [given[i["x"]] for i in inputs]
     c_w, c_b = [found[i["C_w"]] for i in inputs], [found[i["C_b"]] for i in inputs]
+    several = (slice(None), 0) if found[names["score"]].ndim == 2 else ()
     for a, w, b, i in zip(x, c_w, c_b, inputs, strict=True):
         reduced = tuple(1 if k == i["channel_axis"] else n for k, n in enumerate(a.shape))
-        assert w.shape == a.shape, f"C_w has shape {w.shape}, X {a.shape}"
-        assert b.shape == reduced, f"C_b has shape {b.shape}, X {a.shape}"
+        assert w[several].shape == a.shape, f"C_w has shape {w.shape}, X {a.shape}"
+        assert b[several].shape == reduced, f"C_b has shape {b.shape}, X {a.shape}"
     return Result(own, found[names["score"]], found[names["target"]], x, c_w, c_b)
 
 

@@ -84,6 +84,12 @@ def constant(*ops: str, domain: str = "") -> None:
     CONSTANTS.update((domain, op) for op in ops)
 
 
+def knows(node: Node) -> bool:
+    """Whether the calculus has something to say of an operator by itself."""
+    key = (node.domain, node.op)
+    return key in RULES or key in CONSTANTS
+
+
 class OutsideCalculus(Exception):
     """Raised by a rule that cannot handle this node; turned into a refusal that counts only on a carrier path."""
 

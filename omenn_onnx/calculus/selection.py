@@ -144,7 +144,8 @@ def pad(
         c = None if constant_value is None else constant_value
         if c is not None and (c.value is None or c.value.any()):
             zeros = p.emit.op("Expand", 0.0, p.emit.shape(X.shape), shape=X.shape)
-            frame = p.emit.op("Pad", zeros, pads.t, c.t, None if axes is None else axes.t, shape=y.shape, mode="constant")
+            edges = [around.get(a, (0, 0))[end] for end in (0, 1) for a in range(X.rank)]
+            frame = p.emit.op("Pad", zeros, edges, c.t, shape=y.shape, mode="constant")
             value = p.bias(value, frame, ones, y.shape, finite=finite(c))
     return Pair(value, ones, X.pair.rank)
 

@@ -52,7 +52,8 @@ class Emitter:
         self._derived: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
-    def _name(self, what: str) -> str:
+    def new_name(self, what: str) -> str:
+        """A name that nothing has yet."""
         n = self._counts[what] = self._counts.get(what, 0) + 1
         return f"{self.prefix}/{what}_{n}"
 
@@ -86,7 +87,7 @@ class Emitter:
             shape = broadcast_shapes(t.shape for t in known)
         if dtype is None:
             dtype = self._result_type(op, known)
-        outputs = [Tensor(self._name(op), dtype, shape, const=all(t.const for t in known)) for _ in range(count)]
+        outputs = [Tensor(self.new_name(op), dtype, shape, const=all(t.const for t in known)) for _ in range(count)]
         node = Node(op, "", operands, outputs, attrs, outputs[0].name)
         for t in outputs:
             t.producer = node
@@ -118,7 +119,7 @@ class Emitter:
         value = np.ascontiguousarray(value).reshape(value.shape)
         key = ("const", value.dtype.str, value.shape, value.tobytes())
         if key not in self._seen:
-            t = Tensor(self._name("const"), value.dtype, value.shape, const=True, load=lambda: value)
+            t = Tensor(self.new_name("const"), value.dtype, value.shape, const=True, load=lambda: value)
             self.constants.append(t)
             self._seen[key] = [t]
         return self._seen[key][0]

@@ -48,7 +48,7 @@ def transpose(
             if x in live:
                 pending.setdefault(x, []).append(c)
     if refused:
-        raise UnsupportedOperators(refused[::-1])
+        raise UnsupportedOperators(list(dict.fromkeys(refused[::-1])))
     return {v: build.add(pending[v], v.shape) if v in pending else None for v in wanted}, set(pending)
 
 

@@ -82,8 +82,8 @@ def conv_adjoint(
     axes = list(range(2, n + 2))
     reached = low.emit.op("Shape", full, start=2, end=n + 2, shape=(n,))
     missing = low.emit.op("Max", low.emit.op("Sub", end, reached, shape=(n,)), np.asarray([0], np.int64), shape=(n,))
-    pads = low.emit.op("Concat", np.zeros(n, np.int64), missing, axis=0)
-    grown = low.emit.op("Pad", full, pads, 0.0, axes, mode="constant")
+    pads = low.emit.op("Concat", np.zeros(n + 4, np.int64), missing, axis=0)
+    grown = low.emit.op("Pad", full, pads, 0.0, mode="constant")
     return low.emit.op("Slice", grown, begin, end, axes, shape=target)
 
 

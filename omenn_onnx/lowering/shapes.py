@@ -70,10 +70,16 @@ def embed(low: Lowering, p: lp.Embed, e: Equation) -> Lowered:
     x, shape = e.inputs[0], e.out.shape
     axes = [i for i in range(x.rank) if shape[i] != x.shape[i] or p.begin[i] != 0]
     tensor = low.full(x, axes)
-    before: list[Dim | Tensor] = [p.begin[i] for i in axes]
-    after: list[Dim | Tensor] = []
-    for i in axes:
+    # Pads of all axes: ONNX Runtime's transpose optimiser misreads a Pad that names its axes.
+    lead: list[Dim | Tensor] = [] if low.lead is None else [0]
+    before, after = list(lead), list(lead)
+    for i in range(x.rank):
         a, b, n = p.begin[i], x.shape[i], shape[i]
+        if i not in axes:
+            before.append(0)
+            after.append(0)
+            continue
+        before.append(a)
         if isinstance(a, int) and isinstance(b, int) and isinstance(n, int):
             after.append(n - a - b)
         else:
@@ -81,7 +87,7 @@ def embed(low: Lowering, p: lp.Embed, e: Equation) -> Lowered:
             after.append(low.emit.op("Sub", low.emit.shape([n]), used, shape=(1,)))
     pads = low.emit.shape([*before, *after])
     dims = tuple(shape[i] if i in axes else d for i, d in enumerate(low[x].dims))
-    padded = low.emit.op("Pad", tensor, pads, 0.0, [i - x.rank for i in axes], mode="constant", shape=low.dims(dims))
+    padded = low.emit.op("Pad", tensor, pads, 0.0, mode="constant", shape=low.dims(dims))
     return Lowered(padded, dims)
 
 

@@ -7,49 +7,67 @@ operator: the last node of a recognised decomposition is seen as the whole. No v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
+from omenn_onnx.calculus.base import knows
 from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.ir import Graph, Node, Tensor
+from omenn_onnx.normalise.decompose import decompose
 
 Recogniser = Callable[["Views", Node], "list[Node] | None"]
 
 
 class Views:
-    """The graph as the calculus takes it. ``barriers`` are tensors that no view looks through."""
+    """The graph as the calculus takes it. ``barriers`` are tensors that no view looks through, ``opaque`` operators that
+    are taken as they are."""
 
-    def __init__(self, graph: Graph, emit: Emitter, barriers: Iterable[Tensor] = ()) -> None:
+    def __init__(
+        self, graph: Graph, emit: Emitter, barriers: Iterable[Tensor] = (), opaque: Iterable[str] = ()
+    ) -> None:
         self.graph = graph
         self.emit = emit
         self.barriers = frozenset(barriers)
+        self.opaque = frozenset(opaque)
         self.recognised: dict[str, int] = {}
-        self._seen: dict[Tensor, list[Node]] = {}
+        self.decomposed: dict[str, int] = {}
+        self.nodes: list[Node] = []
+        self._seen: dict[Tensor, Node] = {}
         for node in graph.nodes:
-            self._recognise(node)
+            self._take(node)
 
     def __call__(self, t: Tensor) -> Node | None:
         """The node that ``t`` counts as the output of."""
-        nodes = self._seen.get(t)
-        return nodes[-1] if nodes else t.producer
+        return self._seen.get(t, t.producer)
 
-    def nodes(self) -> Iterator[Node]:
-        """All nodes in order, recognised decompositions as the operators they are."""
-        for node in self.graph.nodes:
-            seen = self._seen.get(node.outputs[0]) if node.outputs else None
-            yield from seen if seen is not None else (node,)
-
-    def _recognise(self, node: Node) -> None:
-        if node.domain != "" or node.op not in _FORMS or len(node.outputs) != 1 or node.outputs[0].const:
+    def _take(self, node: Node) -> None:
+        """Append a node as it is, as the whole that it completes, or as its decomposition."""
+        if node.outputs and all(o.const for o in node.outputs):
+            self.nodes.append(node)
             return
-        for form in _FORMS[node.op]:
-            nodes = form(self, node)
-            if nodes is not None:
-                self._seen[node.outputs[0]] = nodes
-                self.recognised[nodes[-1].op] = self.recognised.get(nodes[-1].op, 0) + 1
+        if not knows(node) and node.op not in self.opaque and not node.captured:
+            parts = decompose(node, self.graph, self.emit)
+            if parts is not None:
+                self.decomposed[node.op] = self.decomposed.get(node.op, 0) + 1
+                for part in parts:
+                    for o in part.outputs:
+                        self._seen[o] = part
+                    self._take(part)
                 return
+        whole = self._recognise(node)
+        if whole is None:
+            self.nodes.append(node)
+            return
+        self.nodes += whole
+        self._seen[node.outputs[0]] = whole[-1]
+        self.recognised[whole[-1].op] = self.recognised.get(whole[-1].op, 0) + 1
+
+    def _recognise(self, node: Node) -> list[Node] | None:
+        if node.domain != "" or node.op not in _FORMS or len(node.outputs) != 1:
+            return None
+        return next((nodes for form in _FORMS[node.op] if (nodes := form(self, node)) is not None), None)
 
     def made_by(self, t: Tensor | None, *ops: str) -> Node | None:
         """The node that gives ``t`` if it is one of ``ops`` and may be looked through."""

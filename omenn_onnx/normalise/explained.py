@@ -92,7 +92,7 @@ def _word_embeddings(graph: Graph, integers: list[Tensor]) -> list[Tensor]:
 AxisMap = tuple[frozenset[int], ...]
 
 
-def channel_axes(graph: Graph, view: View, sources: Sequence[Tensor], given: Mapping[str, int]) -> dict[Tensor, int]:
+def channel_axes(nodes: Sequence[Node], sources: Sequence[Tensor], given: Mapping[str, int]) -> dict[Tensor, int]:
     """For each explained tensor the axis along which the ones channel is appended."""
     axes: dict[Tensor, int] = {}
     for t in sources:
@@ -107,7 +107,7 @@ def channel_axes(graph: Graph, view: View, sources: Sequence[Tensor], given: Map
                 raise CompileError(f"--channel-axis {said}: {t.name!r} has {rank} axes")
             axes[t] = said % rank
             continue
-        found = _contracted_axes(graph, view, t, [s for s in sources if s is not t])
+        found = _contracted_axes(nodes, t, [s for s in sources if s is not t])
         fallback = 1 if rank >= 4 else rank - 1
         wanted = {min(s) if len(s) == 1 else fallback for s in found}
         if len(wanted) > 1:
@@ -119,13 +119,12 @@ def channel_axes(graph: Graph, view: View, sources: Sequence[Tensor], given: Map
     return axes
 
 
-def _contracted_axes(graph: Graph, view: View, source: Tensor, others: Sequence[Tensor]) -> list[frozenset[int]]:
+def _contracted_axes(nodes: Sequence[Node], source: Tensor, others: Sequence[Tensor]) -> list[frozenset[int]]:
     """The axes of ``source`` that each first affine operator behind it contracts."""
     assert source.rank is not None
     maps: dict[Tensor, AxisMap] = {source: tuple(frozenset({i}) for i in range(source.rank))}
     found: list[frozenset[int]] = []
-    for original in graph.nodes:
-        node = view(original.outputs[0]) or original if original.outputs else original
+    for node in nodes:
         inputs = [(i, t) for i, t in enumerate(node.inputs) if t is not None and t in maps]
         if not inputs or any(o is source or o in others for o in node.outputs):
             continue

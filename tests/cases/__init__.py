@@ -5,8 +5,10 @@ settled who is right, with the reason; they are run and expected to fail.
 """
 
 from .convolutional import CASES as CONVOLUTIONAL
+from .elementwise import CASES as ELEMENTWISE
 from .products import CASES as PRODUCTS
+from .reductions import CASES as REDUCTIONS
 
-CASES = [*CONVOLUTIONAL, *PRODUCTS]
+CASES = [*CONVOLUTIONAL, *PRODUCTS, *ELEMENTWISE, *REDUCTIONS]
 REFUSED = []
 OPEN: dict[str, str] = {}
