@@ -34,6 +34,7 @@ class Views:
         self.recognised: dict[str, int] = {}
         self.decomposed: dict[str, int] = {}
         self.nodes: list[Node] = []
+        self.inside = ""
         self._seen: dict[Tensor, Node] = {}
         for node in graph.nodes:
             self._take(node)
@@ -51,10 +52,12 @@ class Views:
             parts = decompose(node, self.graph, self.emit)
             if parts is not None:
                 self.decomposed[node.op] = self.decomposed.get(node.op, 0) + 1
+                around, self.inside = self.inside, node.op
                 for part in parts:
                     for o in part.outputs:
                         self._seen[o] = part
                     self._take(part)
+                self.inside = around
                 return
         whole = self._recognise(node)
         if whole is None:
@@ -300,21 +303,26 @@ def padded_conv(v: Views, node: Node) -> list[Node] | None:
     return v.whole(node, "Conv", pad.inputs[0], *node.inputs[1:], **{**attrs, "pads": pads})
 
 
-_BEHIND_SOFTMAX = ("Softmax", "Cast", "Identity", "Dropout")
+_BEHIND_SOFTMAX = ("Softmax", "Cast", "CastLike", "Identity", "Dropout")
 
 
 def nan_guard(v: Views, node: Node) -> list[Node] | None:
-    """Where(IsNaN(P), 0, P) behind a Softmax is P."""
+    """Where(IsNaN(P), 0, P) behind a Softmax is P; so is the guard of fully masked rows in the body of Attention."""
     condition, zero, kept = node.inputs
     test = v.made_by(condition, "IsNaN")
-    if test is None or test.inputs[0] is not kept or kept is None:
-        return None
-    if zero is None or zero.value is None or zero.value.any():
+    guards = v.inside == "Attention" or (test is not None and test.inputs[0] is kept)
+    if not guards or kept is None or not _is_zero(v, zero):
         return None
     source = v.made_by(kept, *_BEHIND_SOFTMAX)
     while source is not None and source.op != "Softmax":
         source = v.made_by(source.inputs[0], *_BEHIND_SOFTMAX)
     return None if source is None else v.whole(node, "NaNGuard", kept)
+
+
+def _is_zero(v: Views, t: Tensor | None) -> bool:
+    while (cast := v.made_by(t, "Cast", "CastLike")) is not None:
+        t = cast.inputs[0]
+    return t is not None and t.value is not None and not t.value.any()
 
 
 _FORMS: dict[str, tuple[Recogniser, ...]] = {

@@ -30,7 +30,9 @@ def to_double(proto: ModelProto, folder: str = "") -> dict[str, str]:
             )
     _decompose_norms(proto)
     for graph in graphs_of(proto):
-        del graph.value_info[:]
+        for v in graph.value_info:
+            if v.type.tensor_type.elem_type in _FLOATS:
+                v.type.tensor_type.elem_type = TensorProto.DOUBLE
         for initializer in graph.initializer:
             _widen(initializer, folder)
         for node in graph.node:
