@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
@@ -211,19 +211,22 @@ def compile_loaded(
     seeded = make_seed(emit, target, emit.cast(z), class_axis(lin.views, z), input_name)
     maps = adjoint_maps(lin, seeded)
     outputs: list[tuple[Tensor, str]] = []
-    described = []
+    carried: list[tuple[Tensor, str]] = []
+    described: list[dict[str, Any]] = []
     several = len(lin.sources) > 1
     for t, (c_w, c_b) in maps.items():
         suffix = f".{lin.name(t)}" if several else ""
-        entry = {"name": lin.name(t), "graph_input": t in lin.graph.inputs, "channel_axis": lin.axes[t]}
-        entry["C_w"], entry["C_b"] = public(f"C_w{suffix}"), public(f"C_b{suffix}")
-        outputs += [(c_w, entry["C_w"]), (c_b, entry["C_b"])]
-        entry["x"] = t.name if entry["graph_input"] else public(f"X{suffix}")
-        described.append(entry)
+        own_input = t in lin.graph.inputs
+        w, b = public(f"C_w{suffix}"), public(f"C_b{suffix}")
+        x = t.name if own_input else public(f"X{suffix}")
+        outputs += [(c_w, w), (c_b, b)]
+        carried += [] if own_input else [(t, x)]
+        entry = {"name": lin.name(t), "x": x, "graph_input": own_input, "C_w": w, "C_b": b}
+        described.append({**entry, "channel_axis": lin.axes[t]})
     score = public("score")
     chosen = input_name if target.kind == "input" else public("target")
     outputs += [(seeded.score, score), (seeded.index, chosen)]
-    outputs += [(t, e["x"]) for t, e in zip(maps, described, strict=True) if not e["graph_input"]]
+    outputs += carried
     share = None
     if opaque:
         share = public("opaque_share")
@@ -301,7 +304,9 @@ def opaque_share(lin: Linearised, seeded: Seeded) -> Tensor:
     sums = []
     for t, (_, c_b) in maps.items():
         axes = [i for i in range(len(lin.sources[t][1].shape) + first) if i != 1 or not first]
-        sums.append(emit.op("ReduceSum", c_b, axes, keepdims=0, shape=(seeded.lead,) if seeded.lead is not None else ()))
+        sums.append(
+            emit.op("ReduceSum", c_b, axes, keepdims=0, shape=(seeded.lead,) if seeded.lead is not None else ())
+        )
     return sums[0] if len(sums) == 1 else emit.op("Sum", *sums, shape=sums[0].shape)
 
 

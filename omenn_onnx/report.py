@@ -36,11 +36,14 @@ def report(compiled: Compiled, original_bytes: int, compiled_bytes: int) -> str:
     reached = [t for t, pair in lin.calculus.pairs.items() if pair.value in lin.reached and t.producer is not None]
     dependent = [t for t in lin.calculus.pairs if t.producer is not None]
     lines.append(f"carriers          {len(reached)} tensors have an adjoint")
-    lines.append(f"weights           {len(dependent) - len(reached)} tensors depend on the input and are frozen or unused: no adjoint")
+    frozen = len(dependent) - len(reached)
+    lines.append(f"weights           {frozen} tensors depend on the input and are frozen or unused: no adjoint")
     lines.append(f"nodes             {compiled.original_nodes} + {len(compiled.nodes)} added")
     forward, adjoint = flops(lin.graph.nodes), flops(compiled.nodes)
     ratio = f" ({(forward + adjoint) / forward:.2f} times the forward pass)" if forward else ""
-    lines.append(f"FLOPs             forward {_engineering(forward)}, added {_engineering(adjoint)}{ratio}; free sizes as 1")
+    lines.append(
+        f"FLOPs             forward {_engineering(forward)}, added {_engineering(adjoint)}{ratio}; free sizes as 1"
+    )
     growth = 100.0 * (compiled_bytes - original_bytes) / max(original_bytes, 1)
     lines.append(f"file              {original_bytes:,} -> {compiled_bytes:,} bytes (+{growth:.1f} %)")
     return "\n".join(lines)

@@ -51,7 +51,8 @@ def parse_target(spec: str | int | list[int] | tuple[int, ...]) -> Target:
             choices.append((int(a), int(b) if b else None))
         return Target("fixed", text, tuple(choices), k=len(choices) if len(choices) > 1 else None)
     raise TargetError(
-        f"target {text!r} cannot be read: give argmax, input, input:K, seed, top:5, 3, 3,7,9, 3-7 (a margin), last, or class:3"
+        f"target {text!r} cannot be read: give argmax, input, input:K, seed, top:5, 3, 3,7,9, 3-7 (a margin), last, "
+        "or class:3"
     )
 
 
@@ -156,13 +157,11 @@ def _fixed(e: Emitter, indices: list[int], batch: Dim) -> Tensor:
 
 def _last(e: Emitter, z: Tensor, shape: Shape, batch: Dim) -> Tensor:
     """The best logit of the last position: axis -2 of [N, T, V]."""
-    if len(shape) < 3:
-        raise TargetError(f"target 'last' needs an explained output [batch, position, class], this one has {len(shape)} axes")
+    if len(shape) != 3:
+        raise TargetError(f"target 'last' needs an output [batch, position, class]; this one has {len(shape)} axes")
     tail = e.op("Gather", z, np.asarray(-1, np.int64), axis=-2)
     lines = e.op("Reshape", tail, [0, -1])
     best = e.op("ArgMax", lines, axis=1, keepdims=1, shape=(batch, 1))
-    if len(shape) > 3:
-        raise TargetError("target 'last' needs an explained output [batch, position, class]")
     before = e.op("Mul", e.op("Sub", e.dim(shape[1]), [1], shape=(1,)), e.dim(shape[2]), shape=(1,))
     return e.op("Add", best, before, shape=(batch, 1))
 
@@ -172,7 +171,9 @@ def _class_seed(e: Emitter, choice: int, z: Tensor, shape: Shape, batch: Dim, ax
     size = shape[axis]
     dims: Shape = tuple(size if i == axis else 1 for i in range(len(shape)))
     if isinstance(size, int):
-        seed = e.const(np.eye(size, dtype=e.dtype)[choice].reshape(dims))  # type: ignore[arg-type]
+        seed = e.const(
+            np.eye(size, dtype=e.dtype)[choice].reshape([size if i == axis else 1 for i in range(len(shape))])
+        )
     else:
         hot = one_hot(e, e.const(np.asarray([[choice]], np.int64)), size, 1, 1)
         seed = e.op("Reshape", hot, e.shape(dims), shape=dims)
@@ -188,12 +189,12 @@ def _check_range(target: Target, shape: Shape, width: Dim, class_axis: int) -> N
     if target.kind == "class":
         size = shape[class_axis] if shape else 1
         if isinstance(size, int) and target.choices[0][0] >= size:
-            raise TargetError(f"target {target.spec!r}: the explained output {list(shape)} has {size} classes (axis {class_axis})")
+            raise TargetError(f"target {target.spec!r}: the explained output {list(shape)} has {size} classes")
         return
     if not isinstance(width, int):
         return
     highest = max((i for pair in target.choices for i in pair if i is not None), default=-1)
     if highest >= width:
-        raise TargetError(f"target {highest} is out of range: the explained output {list(shape)} has {width} values a row")
+        raise TargetError(f"target {highest} is out of range: the output {list(shape)} has {width} values a row")
     if target.kind == "top" and (target.k or 1) > width:
         raise TargetError(f"target {target.spec!r}: the explained output {list(shape)} has only {width} values a row")

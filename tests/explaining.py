@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import omenn_onnx
 
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
+Model = onnx.ModelProto | Path
 
 
 def compiled(model: onnx.ModelProto | str, **options: Any) -> onnx.ModelProto:
@@ -24,14 +26,15 @@ def compiled(model: onnx.ModelProto | str, **options: Any) -> onnx.ModelProto:
     return proto
 
 
-def run(model: onnx.ModelProto, feeds: Feeds, optimise: bool = True) -> dict[str, Array]:
-    """All outputs by name, on the CPU with one thread."""
+def run(model: Model, feeds: Feeds, optimise: bool = True) -> dict[str, Array]:
+    """All outputs by name, on the CPU with one thread. The model is given by itself or as a file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
@@ -69,9 +72,10 @@ class Result:
         return float(np.max(size / np.maximum(1, np.abs(self.score))))
 
 
-def explain(model: onnx.ModelProto, feeds: Feeds, optimise: bool = True) -> Result:
+def explain(model: Model, feeds: Feeds, optimise: bool = True) -> Result:
     """Run a compiled model on feeds."""
-    meta = {p.key: p.value for p in model.metadata_props}
+    proto = model if isinstance(model, onnx.ModelProto) else onnx.load(model, load_external_data=False)
+    meta = {p.key: p.value for p in proto.metadata_props}
     inputs, names = json.loads(meta["omenn.inputs"]), json.loads(meta["omenn.names"])
     found = run(model, feeds, optimise)
     own = {name: found[name] for name in json.loads(meta["omenn.outputs"])}
@@ -106,7 +110,9 @@ def distance(actual: Array, expected: Array) -> float:
     return float(gap / max(np.max(np.abs(expected), initial=0.0), 1e-30))
 
 
-def assert_same_outputs(result: Result, model: onnx.ModelProto, feeds: Feeds, optimise: bool, bar: float = 1e-5) -> None:
+def assert_same_outputs(
+    result: Result, model: Model, feeds: Feeds, optimise: bool, bar: float = 1e-5
+) -> None:
     """The model's own outputs are what the original gives."""
     for name, expected in run(model, feeds, optimise).items():
         got = result.outputs[name]

@@ -91,11 +91,15 @@ def maps_of(result: dict[str, Array], case: Case) -> dict[str, Array]:
     return {f"{m}.{n}": result[f"{m}.{n}"] for n in case.inputs for m in ("C_w", "C_b")}
 
 
-def assert_same_maps(got: dict[str, Array], expected: dict[str, Array]) -> None:
-    """Within BAR of the largest entry of all expected maps of the same kind."""
+def assert_same_maps(got: dict[str, Array], expected: dict[str, Array], feeds: dict[str, Array]) -> None:
+    """Within BAR of the largest entry of all expected maps of the same kind; where C_b is what large parts of C_w X leave
+    over, within BAR of a hundredth of those."""
     assert got.keys() == expected.keys()
+    carried = max(np.abs(v * feeds[k[4:]]).max(initial=0) for k, v in expected.items() if k.startswith("C_w"))
     for kind in ("C_w", "C_b"):
         largest = max([np.abs(v).max(initial=0) for k, v in expected.items() if k.startswith(kind)])
+        if kind == "C_b":
+            largest = max(largest, 0.01 * carried)
         for k, v in expected.items():
             if k.startswith(kind):
                 assert got[k].shape == v.shape, f"{k}: shape {got[k].shape}, not {v.shape}"
@@ -126,7 +130,7 @@ def check_against_oracle(case: Case, rules: str, axis: int, runner: Runner, feed
         return seed
     result = runner({**feeds, "seed": seed})
     maps = maps_of(result, case)
-    assert_same_maps(maps, oracle_maps(case, rules, axis, feeds, seed, dynamic))
+    assert_same_maps(maps, oracle_maps(case, rules, axis, feeds, seed, dynamic), feeds)
     assert_complete(result, maps, feeds, case)
     return seed
 
@@ -146,7 +150,7 @@ def test_maps(case: Case, rules: str) -> None:
     assert_complete(result, maps_of(result, case), feeds, case)
     if case.runtime:
         optimised = Runner(compiled(case, rules, axis), case, optimised=True)({**feeds, "seed": seed})
-        assert_same_maps(maps_of(optimised, case), maps_of(result, case))
+        assert_same_maps(maps_of(optimised, case), maps_of(result, case), feeds)
         assert_complete(optimised, maps_of(optimised, case), feeds, case)
 
 
@@ -204,7 +208,7 @@ def test_several_targets(case: Case, rules: str) -> None:
         seed = np.zeros(lines.shape, np.float32)
         seed[:, k % count] = 1
         single = maps_of(one({**feeds, "seed": seed.reshape(z.shape)}), case)
-        assert_same_maps({n: m[:, k] for n, m in several.items()}, single)
+        assert_same_maps({n: m[:, k] for n, m in several.items()}, single, feeds)
 
 
 @pytest.mark.parametrize(("case", "rules"), [p for p in BOTH if p.values[0].dyn])

@@ -137,7 +137,10 @@ class Calculus:
             results = self._apply(node, key)
         except OutsideCalculus as e:
             del self.build.equations[before:]
-            results = self._refuse(node, str(e))
+            results = self.refused(node, str(e))
+        except Exception as e:  # an error only if a carrier path needs this node
+            del self.build.equations[before:]
+            results = self.refused(node, f"its rule failed ({type(e).__name__}: {e}): a defect, please report it")
         for t, pair in zip(node.outputs, results, strict=False):
             if pair is not None and t.name and t not in self.pairs:
                 self.pairs[t] = pair
@@ -157,8 +160,8 @@ class Calculus:
         result = function(self, node, *operands, **attrs)
         return [result] if result is None or isinstance(result, Pair) else result
 
-    def _refuse(self, node: Node, why: str) -> list[Pair | None]:
-        """A carrier that is an error when a cotangent reaches it."""
+    def refused(self, node: Node, why: str) -> list[Pair | None]:
+        """Pairs of the outputs that are an error when a cotangent reaches them."""
         carriers = [self.pairs[t] for t in node.inputs if t is not None and t in self.pairs]
         carriers += [self.pairs[t] for t in node.captured if t in self.pairs]
         advice = (

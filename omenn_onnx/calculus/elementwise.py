@@ -314,17 +314,6 @@ def thresholded_relu(p: Calculus, node: Node, X: Operand, *, alpha: float = 1.0)
     return Pair(p.build.select(X.pair.value, positive(p.emit, X.t, alpha)), X.pair.ones)
 
 
-@rule("PRelu")
-def prelu(p: Calculus, node: Node, X: Operand, slope: Operand) -> Pair | None:
-    """W = 1 where x > 0, else the slope, which is a weight."""
-    if X.pair is None:
-        raise OutsideCalculus("its slope depends on the explained input and its input does not")
-    if slope.pair is not None and p.tangent:
-        raise OutsideCalculus("its slope depends on the explained input, which the tangent rules do not treat")
-    w = where(p.emit, positive(p.emit, X.t), 1.0, slope.t)
-    return Pair(p.build.scale(X.pair.value, w), X.pair.ones)
-
-
 @rule("Neg")
 def neg(p: Calculus, node: Node, X: Operand) -> Pair | None:
     return None if X.pair is None else Pair(p.build.scale(X.pair.value, -1.0), X.pair.ones, X.pair.rank)

@@ -81,14 +81,12 @@ def layer_normalization(
     axes = list(range(axis % X.rank, X.rank))
     normal = centred_norm(p, X.t, X.pair, axes, epsilon)
     y = scale_and_shift(p, normal, scale.t, None if B is None else B.t, X.shape)
-    return [y, _refused_statistic(p, node, 1), _refused_statistic(p, node, 2)]
+    return _with_statistics(p, node, y)
 
 
-def _refused_statistic(p: Calculus, node: Node, i: int) -> Pair | None:
-    """Mean and deviation are weights; a graph that carries on with them is refused."""
-    if i >= len(node.outputs) or not node.outputs[i].name:
-        return None
-    raise OutsideCalculus(f"its output {i} (a statistic) is used")
+def _with_statistics(p: Calculus, node: Node, y: Pair) -> list[Pair | None]:
+    """Mean and deviation, where they are outputs, are weights; a graph that carries on with them is refused."""
+    return [y, *p.refused(node, "its outputs after the first (statistics) have no rule")[1:]]
 
 
 @rule("InstanceNormalization")
@@ -169,7 +167,7 @@ def batch_normalization(
     if training_mode:
         axes = [0, *range(2, X.rank)]
         y = scale_and_shift(p, centred_norm(p, X.t, X.pair, axes, epsilon), gain, shift, X.shape)
-        return [y, *(_refused_statistic(p, node, i) for i in range(1, len(node.outputs)))]
+        return _with_statistics(p, node, y)
     e = p.emit
     factor = e.op("Mul", gain, e.op("Reciprocal", e.op("Sqrt", e.op("Add", channels(p, var.t, X.rank), epsilon))))
     offset = e.op("Sub", shift, e.op("Mul", channels(p, mean.t, X.rank), factor))
@@ -181,10 +179,27 @@ def batch_normalization(
 def mean_variance_normalization(
     p: Calculus, node: Node, X: Operand, *, axes: Sequence[int] = (0, 2, 3)
 ) -> Pair | None:
-    """(x - mean) / (std + 1e-9), as its function body says."""
+    """(x - mean) / (sqrt(mean x^2 - mean^2) + 1e-9), as its function body says; tangent: every part of that body."""
     if X.pair is None:
         return None
-    return centred_norm(p, X.t, X.pair, list(axes), 1e-9, eps_outside=True)
+    axes = [a % X.rank for a in axes]
+    if not p.tangent:
+        return centred_norm(p, X.t, X.pair, axes, 1e-9, eps_outside=True)
+    e, b, v, o, thin = p.emit, p.build, X.pair.value, X.pair.ones, _kept(X.t, axes) or ()
+    mean = e.op("ReduceMean", X.t, axes, keepdims=1, shape=thin)
+    variance = e.op("Sub", e.op("ReduceMean", square(e, X.t), axes, keepdims=1, shape=thin), square(e, mean))
+    deviation = e.op("Sqrt", variance)
+    slope = at_zero(e, deviation, e.op("Div", 0.5, deviation), 0.0)
+    mean_v, mean_o = b.mean(v, axes), b.mean(o, axes)
+    power = p.bias(b.scale(v, e.op("Mul", X.t, 2.0)), e.op("Neg", square(e, X.t)), o, X.shape)
+    squared_mean = p.bias(b.scale(mean_v, e.op("Mul", mean, 2.0)), e.op("Neg", square(e, mean)), mean_o, thin)
+    spread = b.scale(b.add([b.mean(power, axes), b.scale(squared_mean, -1.0)], thin), slope)
+    spread = p.bias(spread, e.op("Sub", deviation, e.op("Mul", slope, variance)), mean_o, thin)
+    spread = p.bias(spread, 1e-9, mean_o, thin)
+    y, inverse = p.out(node).t, e.op("Reciprocal", e.op("Add", deviation, 1e-9))
+    ones = half_mean(p, o, axes)
+    value = b.add([b.scale(centre(p, v, axes), inverse), b.scale(spread, e.op("Neg", e.op("Mul", y, inverse)), X.shape)], X.shape)
+    return Pair(p.bias(value, y, ones, X.shape), ones)
 
 
 @rule("RMSNormalization", "SimplifiedLayerNormalization")

@@ -106,7 +106,11 @@ def _times(p: Calculus, w: Tensor, y: Operand) -> Carry:
 
 @rule("Mul")
 def mul(p: Calculus, node: Node, A: Operand, B: Operand) -> Pair | None:
-    y = p.out(node)
+    return times(p, A, B, p.out(node))
+
+
+def times(p: Calculus, A: Operand, B: Operand, y: Operand) -> Pair | None:
+    """The elementwise product y of two operands."""
     return bilinear(p, A, B, _times(p, B.t, y), _times(p, A.t, y), y)
 
 
@@ -131,7 +135,7 @@ def div(p: Calculus, node: Node, A: Operand, B: Operand) -> Pair | None:
 
 @rule("Pow")
 def pow_(p: Calculus, node: Node, X: Operand, Y: Operand) -> Pair | None:
-    """x^c: W = x^(c-1) for f(0) = 0 or not finite; c^x is Exp(x log c); an exponent that depends on x is a weight."""
+    """x^c: W = x^(c-1) for f(0) = 0 or not finite; c^x is Exp(x log c)."""
     y = p.out(node)
     exponent = p.emit.cast(Y.t) if Y.t.dtype != p.emit.dtype else Y.t
     if X.pair is None:
@@ -140,8 +144,8 @@ def pow_(p: Calculus, node: Node, X: Operand, Y: Operand) -> Pair | None:
         log = p.emit.op("Log", X.t)
         scaled = Operand(p.emit.op("Mul", Y.t, log, shape=y.t.shape), _times(p, log, y)(Y.pair))
         return apply_function(p, FUNCTIONS["Exp"], scaled, y, {})
-    if Y.pair is not None and p.tangent:
-        raise OutsideCalculus("its exponent depends on the explained input, which the tangent rules do not treat")
+    if Y.pair is not None:
+        raise OutsideCalculus("its base and its exponent both depend on the explained input")
     known = Y.value
     if known is not None and known.size == 1:
         c = float(known.reshape(()))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, finite, rule
-from omenn_onnx.calculus.elementwise import where
+from omenn_onnx.calculus.elementwise import positive, where
+from omenn_onnx.calculus.products import times
 from omenn_onnx.calculus.shape_ops import along, arange
 from omenn_onnx.graph.ir import Dim, Node, Shape, Tensor
 from omenn_onnx.linear.build import join_shapes
@@ -13,7 +14,11 @@ from omenn_onnx.linear.program import Var
 @rule("Where")
 def where_(p: Calculus, node: Node, condition: Operand, A: Operand, B: Operand) -> Pair | None:
     """The operand that is selected; a constant one is constant * o, with the carrier's ones."""
-    y = p.out(node)
+    return chosen(p, condition, A, B, p.out(node))
+
+
+def chosen(p: Calculus, condition: Operand, A: Operand, B: Operand, y: Operand) -> Pair | None:
+    """A where the condition holds, else B."""
     e = p.emit
     other = e.op("Not", condition.t)
     if A.pair is not None and B.pair is not None:
@@ -36,6 +41,22 @@ def where_(p: Calculus, node: Node, condition: Operand, A: Operand, B: Operand) 
     if constant.value is None or constant.value.any():
         value = p.bias(value, where(e, mask, 0.0, constant.t), ones, y.shape, finite=finite(constant))
     return Pair(value, ones, carrier.pair.rank)
+
+
+@rule("PRelu")
+def prelu(p: Calculus, node: Node, X: Operand, slope: Operand) -> Pair | None:
+    """W = 1 where x > 0, else the slope; a slope that depends on the input: Where(x < 0, slope x, x)."""
+    y = p.out(node)
+    if slope.pair is None:
+        if X.pair is None:
+            return None
+        w = where(p.emit, positive(p.emit, X.t), 1.0, slope.t)
+        return Pair(p.build.scale(X.pair.value, w, y.shape), p.to_rank(X.pair.ones, y.rank))
+    product = Operand(p.emit.op("Mul", slope.t, X.t, shape=y.shape), None)
+    product.pair = times(p, slope, X, product)
+    below = Operand(p.emit.op("Less", X.t, 0.0), None)
+    pair = chosen(p, below, product, X, y)
+    return None if pair is None else Pair(pair.value, pair.ones)
 
 
 @rule("Max", "Min")

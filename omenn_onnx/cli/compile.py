@@ -33,8 +33,8 @@ def make_parser() -> Parser:
                    "appended")  # fmt: skip
     p.add_argument("--dtype", choices=("float32", "model", "float64"), default="float32", help="arithmetic of the "
                    "explanation; float64 is the audit mode")  # fmt: skip
-    p.add_argument("--opaque", metavar="OP", action="append", default=[], help="accept an operator outside the calculus "
-                   "as a constant (repeatable)")  # fmt: skip
+    p.add_argument("--opaque", metavar="OP", action="append", default=[], help="accept an operator outside the "
+                   "calculus as a constant (repeatable)")  # fmt: skip
     p.add_argument("--prefix", default="", help="put before the names of all new inputs and outputs")
     p.add_argument("--report", action="store_true", help="print operators by rule, nodes, FLOPs, file growth")
     p.add_argument("--force", action="store_true", help="overwrite OUT.onnx")

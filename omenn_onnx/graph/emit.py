@@ -12,8 +12,8 @@ from omenn_onnx.graph.ir import Array, Dim, Graph, Node, Shape, Tensor
 
 _ELEMENTWISE = frozenset(
     "Abs Add And Atan Cast Ceil Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid "
-    "HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Min Mish Mul Neg Not Or Pow Reciprocal Relu Round "
-    "Sigmoid Sign Sin Sinh Softmax Softplus Sqrt Sub Sum Tan Tanh Where".split()
+    "HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Min Mish Mul Neg Not Or Pow Reciprocal Relu "
+    "Round Sigmoid Sign Sin Sinh Softmax Softplus Sqrt Sub Sum Tan Tanh Where".split()
 )
 _BOOLEAN = frozenset("And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or".split())
 
@@ -26,7 +26,7 @@ def broadcast_shapes(shapes: Iterable[Shape | None]) -> Shape | None:
     for shape in shapes:
         if shape is None:
             return None
-        result = [1] * (len(shape) - len(result)) + result
+        result = [*[1] * (len(shape) - len(result)), *result]
         for i, d in enumerate(reversed(shape), 1):
             if result[-i] == 1:
                 result[-i] = d

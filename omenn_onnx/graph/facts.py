@@ -55,7 +55,8 @@ def collect_facts(proto: onnx.ModelProto) -> Facts:
                 d.dim_param = f"{given.name}#{i}"
     values = {i.name: onnx.numpy_helper.to_array(i) for i in bare.graph.initializer if _small(i.dims)}
     overridable = {v.name for v in proto.graph.input}
-    values = {k: v for k, v in values.items() if k not in overridable}
+    # An initializer that is listed as an input may be overridden; nobody does so to axes and shapes.
+    values = {k: v for k, v in values.items() if k not in overridable or v.dtype.kind in "iub"}
     inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     for _ in range(_MAX_ROUNDS):
         fresh = _fold(bare, _raw_shapes(inferred), values)
@@ -144,7 +145,10 @@ def _evaluate(node: onnx.NodeProto, inputs: dict[str, Array], opsets: list[Any])
     graph = onnx.helper.make_graph(
         [node],
         "constant",
-        [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in inputs.items()],
+        [
+            onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+            for n, v in inputs.items()
+        ],
         [onnx.ValueInfoProto(name=o) for o in outputs],
     )
     model = onnx.helper.make_model(graph, opset_imports=opsets)
@@ -203,8 +207,8 @@ def _merge_declared(
     raw: dict[str, list[Dim | None]], name: str, v: onnx.ValueInfoProto, static: bool, known_as: dict[str, Dim]
 ) -> None:
     """Take what the file declares where inference knows nothing. Declared numbers of a model with dynamic inputs may be
-    stale (a batch size edited afterwards), so only its rank and symbols are trusted there. ``known_as`` collects declared
-    names of the symbols that inference made up."""
+    stale (a batch size edited afterwards), so only its rank and symbols are trusted there. ``known_as`` collects the
+    declared names of the symbols that inference made up."""
     if not v.type.tensor_type.HasField("shape"):
         return
     dims: list[Dim | None] = []

@@ -22,7 +22,9 @@ def read_graph(proto: onnx.ModelProto, folder: str = "") -> Graph:
     def tensor(name: str) -> Tensor:
         if name not in tensors:
             code = facts.types.get(name)
-            t = Tensor(name, None if code is None else onnx.helper.tensor_dtype_to_np_dtype(code), facts.shapes.get(name))
+            t = Tensor(
+                name, None if code is None else onnx.helper.tensor_dtype_to_np_dtype(code), facts.shapes.get(name)
+            )
             if name in initializers and name not in overridable:
                 t.const, t.load = True, _loader(initializers[name], folder)
             elif name in facts.values:
@@ -55,7 +57,7 @@ def read_graph(proto: onnx.ModelProto, folder: str = "") -> Graph:
     return Graph(
         nodes,
         tensors,
-        [tensor(v.name) for v in proto.graph.input],
+        [tensor(v.name) for v in proto.graph.input if v.name not in initializers],
         [tensor(v.name) for v in proto.graph.output],
         opsets.get("", 1),
         opsets,
@@ -67,7 +69,11 @@ def captured_names(node: onnx.NodeProto) -> list[str]:
     found: dict[str, None] = {}
     for a in node.attribute:
         for g in [a.g] if a.type == onnx.AttributeProto.GRAPH else list(a.graphs):
-            inner = {v.name for v in g.input} | {i.name for i in g.initializer} | {i.values.name for i in g.sparse_initializer}
+            inner = (
+                {v.name for v in g.input}
+                | {i.name for i in g.initializer}
+                | {i.values.name for i in g.sparse_initializer}
+            )
             for n in g.node:
                 for name in [*n.input, *captured_names(n)]:
                     if name and name not in inner:

@@ -8,13 +8,16 @@ and unknowns, and what they say of the outputs of Reshape, Expand and ConstantOf
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import onnx
 
 from omenn_onnx.graph.ir import Array, Dim
 
 Sizes = list["Dim | None"]
+Attrs = dict[str, Any]
+Vector = Callable[[str], "Sizes | None"]
 
 
 def follow_sizes(
@@ -41,7 +44,9 @@ def follow_sizes(
         if node.op_type == "Equal":
             a, b = vector(node.input[0]), vector(node.input[1])
             if a is not None and b is not None and len(a) >= len(b):
-                truth[node.output[0]] = [_equal(x, y) for x, y in zip(a, b * len(a) if len(b) == 1 else b, strict=False)]
+                truth[node.output[0]] = [
+                    _equal(x, y) for x, y in zip(a, b * len(a) if len(b) == 1 else b, strict=False)
+                ]
         elif node.op_type == "Where" and node.input[0] in truth:
             a, b = vector(node.input[1]), vector(node.input[2])
             if a is not None and b is not None and len(a) == len(b) == len(truth[node.input[0]]):
@@ -95,7 +100,7 @@ def _joined(shapes: list[Sizes | None]) -> Sizes | None:
     if len(known) < len(shapes) or not known:
         return None
     rank = max(len(s) for s in known)
-    padded = [[1] * (rank - len(s)) + s for s in known]
+    padded: list[Sizes] = [[*[1] * (rank - len(s)), *s] for s in known]
     return [_join(list(dims)) for dims in zip(*padded, strict=True)]
 
 
@@ -147,56 +152,68 @@ def _piece(length: Dim | None, end: Dim | None) -> str:
 
 def _sliced(source: Sizes | None, arguments: list[Sizes | None]) -> Sizes | None:
     """Axes that a Slice does not name keep their size; x[:s] of an axis of known length d > 1 has min(d, s)."""
-    if source is None or len(arguments) < 3 or arguments[2] is None:
+    if source is None or len(arguments) < 3:
         return None
     starts, ends, axes, *steps = arguments
+    if axes is None:
+        return None
     result = list(source)
     for i, a in enumerate(axes):
         if not isinstance(a, int):
             return None
         d = source[a]
         start, end = (v[i] if v is not None else None for v in (starts, ends))
-        step = 1 if not steps else steps[0][i] if steps[0] is not None else None
+        step = 1 if not steps else None if steps[0] is None else steps[0][i]
         named = isinstance(end, str) and isinstance(d, int) and d > 1 and start == 0 and step == 1
         result[a] = _piece(d, end) if named else None
     return result
 
 
-def _shape(node, attrs, vector, shapes):  # type: ignore[no-untyped-def]
+def _shape(node: onnx.NodeProto, attrs: Attrs, vector: Vector, shapes: Mapping[str, Sizes]) -> Sizes | None:
     dims = shapes.get(node.input[0])
     return None if dims is None else dims[attrs.get("start", 0) : attrs.get("end", len(dims))]
 
 
-def _gather(node, attrs, vector, shapes):  # type: ignore[no-untyped-def]
+def _gather(node: onnx.NodeProto, attrs: Attrs, vector: Vector, shapes: Mapping[str, Sizes]) -> Sizes | None:
     data, index = vector(node.input[0]), vector(node.input[1])
-    if data is None or index is None or not all(isinstance(i, int) and -len(data) <= i < len(data) for i in index):
+    if data is None or index is None:
         return None
-    return [data[i] for i in index]
+    places = [i for i in index if isinstance(i, int) and -len(data) <= i < len(data)]
+    return [data[i] for i in places] if len(places) == len(index) else None
 
 
-def _slice(node, attrs, vector, shapes):  # type: ignore[no-untyped-def]
-    data, *rest = (vector(i) for i in node.input)
-    if data is None or any(r is None or len(r) != 1 or not isinstance(r[0], int) for r in rest):
-        return None
-    start, end, step = rest[0][0], rest[1][0], rest[3][0] if len(rest) > 3 else 1
-    return data[slice(start, end, step)] if step > 0 else None
+def _slice(node: onnx.NodeProto, attrs: Attrs, vector: Vector, shapes: Mapping[str, Sizes]) -> Sizes | None:
+    data = vector(node.input[0])
+    bounds: list[int] = []
+    for name in node.input[1:]:
+        v = vector(name)
+        if v is None or len(v) != 1 or not isinstance(v[0], int):
+            return None
+        bounds.append(v[0])
+    step = bounds[3] if len(bounds) > 3 else 1
+    return None if data is None or step <= 0 else data[bounds[0] : bounds[1] : step]
 
 
-def _concat(node, attrs, vector, shapes):  # type: ignore[no-untyped-def]
+def _concat(node: onnx.NodeProto, attrs: Attrs, vector: Vector, shapes: Mapping[str, Sizes]) -> Sizes | None:
     parts = [vector(i) for i in node.input]
-    return None if any(p is None for p in parts) else [d for p in parts for d in p]
+    whole: Sizes = []
+    for part in parts:
+        if part is None:
+            return None
+        whole += part
+    return whole
 
 
-def _same(node, attrs, vector, shapes):  # type: ignore[no-untyped-def]
+def _same(node: onnx.NodeProto, attrs: Attrs, vector: Vector, shapes: Mapping[str, Sizes]) -> Sizes | None:
     return vector(node.input[0])
 
 
-def _arithmetic(node, attrs, vector, shapes):  # type: ignore[no-untyped-def]
+def _arithmetic(node: onnx.NodeProto, attrs: Attrs, vector: Vector, shapes: Mapping[str, Sizes]) -> Sizes | None:
     a, b = vector(node.input[0]), vector(node.input[1])
     if a is None or b is None:
         return None
     n = max(len(a), len(b))
-    a, b = (v * n if len(v) == 1 else v for v in (a, b))
+    a, b = (list(v) * n if len(v) == 1 else v for v in (a, b))
     return [_combine(node.op_type, x, y) for x, y in zip(a, b, strict=False)]
 
 
@@ -260,6 +277,8 @@ def _quotient(whole: Sizes, parts: Sizes) -> Dim | None:
 
 def _expanded(source: Sizes, target: Sizes) -> Sizes:
     rank = max(len(source), len(target))
-    a: Sizes = [1] * (rank - len(source)) + source
-    b: Sizes = [1] * (rank - len(target)) + target
-    return [y if x == 1 else x if y == 1 or x == y else x if isinstance(x, int) else None for x, y in zip(a, b, strict=True)]
+    a: Sizes = [*[1] * (rank - len(source)), *source]
+    b: Sizes = [*[1] * (rank - len(target)), *target]
+    return [
+        y if x == 1 else x if y == 1 or x == y else x if isinstance(x, int) else None for x, y in zip(a, b, strict=True)
+    ]

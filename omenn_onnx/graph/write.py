@@ -32,7 +32,7 @@ def append_nodes(
     inputs: Sequence[Tensor],
     outputs: Sequence[tuple[Tensor, str]],
 ) -> None:
-    """Append emitted ``nodes`` to ``proto`` in place, with new graph ``inputs`` and ``outputs`` (tensor, public name)."""
+    """Append emitted ``nodes`` to ``proto`` in place, with new graph ``inputs`` and ``outputs`` (tensor, name)."""
     variables: dict[int, gs.Tensor] = {}
 
     def variable(t: Tensor | None) -> gs.Tensor:
@@ -57,7 +57,9 @@ def append_nodes(
     extension = gs.Graph(opset=next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")))
     for node in nodes:
         extension.nodes.append(
-            gs.Node(node.op, node.name, node.attrs, [variable(i) for i in node.inputs], [variable(o) for o in node.outputs])
+            gs.Node(
+                node.op, node.name, node.attrs, [variable(i) for i in node.inputs], [variable(o) for o in node.outputs]
+            )
         )
     for t, name in copies:
         extension.nodes.append(gs.Node("Identity", f"{name}/output", {}, [variable(t)], [gs.Variable(name)]))

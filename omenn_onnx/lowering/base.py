@@ -13,9 +13,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from omenn_onnx.errors import UnsupportedOperators
 from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.ir import Dim, Shape, Tensor
-from omenn_onnx.linear.program import Equation, Primitive, Var
+from omenn_onnx.linear.program import Equation, Primitive, Refused, Var
 
 MERGED = "*"
 """A size that only ever stands once in a shape: written as -1."""
@@ -56,6 +57,9 @@ class Lowering:
 
     def run(self, equations: Sequence[Equation]) -> None:
         """Lower every equation, in order."""
+        refused = [e.primitive.reason for e in equations if isinstance(e.primitive, Refused)]
+        if refused:
+            raise UnsupportedOperators(refused)
         for equation in equations:
             self._bound[equation.out] = _RULES[type(equation.primitive)](self, equation.primitive, equation)
 

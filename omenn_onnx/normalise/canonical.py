@@ -21,8 +21,8 @@ Recogniser = Callable[["Views", Node], "list[Node] | None"]
 
 
 class Views:
-    """The graph as the calculus takes it. ``barriers`` are tensors that no view looks through, ``opaque`` operators that
-    are taken as they are."""
+    """The graph as the calculus takes it. ``barriers`` are tensors that no view looks through, ``opaque`` operators
+    that are taken as they are."""
 
     def __init__(
         self, graph: Graph, emit: Emitter, barriers: Iterable[Tensor] = (), opaque: Iterable[str] = ()
@@ -96,9 +96,9 @@ def scalar(t: Tensor | None) -> float | None:
 
 def split_constant(node: Node) -> tuple[Tensor, float] | None:
     """(x, c) of a binary node with one known scalar, on either side."""
-    if len(node.inputs) != 2 or node.inputs[0] is None or node.inputs[1] is None:
+    a, b = (node.inputs[0], node.inputs[1]) if len(node.inputs) == 2 else (None, None)
+    if a is None or b is None:
         return None
-    a, b = node.inputs
     for x, c in ((a, b), (b, a)):
         value = scalar(c)
         if value is not None and not x.const:
@@ -250,9 +250,7 @@ def clip_chain(v: Views, node: Node) -> list[Node] | None:
     if deeper is not None:
         x, first_low, first_high = deeper
         low, high = min(max(first_low, low), high), min(max(first_high, low), high)
-    limits = [
-        v.emit.const(np.asarray(b, v.emit.dtype)) if np.isfinite(b) else None for b in (low, high)
-    ]
+    limits = [v.emit.const(np.asarray(b, v.emit.dtype)) if np.isfinite(b) else None for b in (low, high)]
     return v.whole(node, "Clip", x, *limits)
 
 
@@ -277,7 +275,7 @@ def padded_conv(v: Views, node: Node) -> list[Node] | None:
     """A zero Pad of the spatial axes in front of a Conv is that Conv's padding."""
     x = node.inputs[0]
     pad = v.made_by(x, "Pad")
-    if pad is None or x is None or x.rank is None or node.attrs.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID", "NOTSET"):
+    if pad is None or x is None or x.rank is None or node.attrs.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         return None
     rank = x.rank
     amounts = pad.input(1)
@@ -289,7 +287,11 @@ def padded_conv(v: Views, node: Node) -> list[Node] | None:
     listed = pad.input(3)
     if listed is not None and listed.value is None:
         return None
-    axes = list(range(rank)) if listed is None or listed.value is None else [int(a) % rank for a in listed.value.reshape(-1)]
+    axes = (
+        list(range(rank))
+        if listed is None or listed.value is None
+        else [int(a) % rank for a in listed.value.reshape(-1)]
+    )
     values = [int(a) for a in amounts.value.reshape(-1)]
     around = {a: (values[i], values[i + len(axes)]) for i, a in enumerate(axes)}
     if any(around.get(a, (0, 0)) != (0, 0) for a in (0, 1)) or min(values, default=0) < 0:

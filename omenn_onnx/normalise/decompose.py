@@ -1,10 +1,12 @@
 """Operators without a rule of their own are their ONNX function body.
 
-The body is not put into the model: its nodes are what the calculus takes the operator for. Its inner values are computed
-next to the model's own node, and only those that become coefficients stay in the file.
+The body is not put into the model: its nodes are what the calculus takes the operator for. Its inner values are
+computed next to the model's own node, and only those that become coefficients stay in the file.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
@@ -29,7 +31,7 @@ def decompose(node: Node, graph: Graph, emit: Emitter) -> list[Node] | None:
         domain=node.domain,
         **node.attrs,
     )
-    body = _body(proto, [t for t in node.inputs], graph)
+    body = _body(proto, node.inputs, graph)
     if body is None:
         return None
     inner = read_graph(_model(proto, body, node))
@@ -39,25 +41,31 @@ def decompose(node: Node, graph: Graph, emit: Emitter) -> list[Node] | None:
 
 
 def _body(proto: NodeProto, inputs: list[Tensor | None], graph: Graph) -> FunctionProto | None:
-    opset = graph.domains.get(node_domain(proto), 1)
+    opset = graph.domains.get(proto.domain, 1)
     if not onnx.defs.has(proto.op_type, domain=proto.domain, max_inclusive_version=opset):
         return None
-    schema = onnx.defs.get_schema(proto.op_type, opset, proto.domain)
-    types = [helper.make_tensor_type_proto(_code(t), _dims(t)).SerializeToString() if t is not None else b"" for t in inputs]
+    schema: Any = onnx.defs.get_schema(proto.op_type, opset, proto.domain)
+    types = [
+        helper.make_tensor_type_proto(_code(t), _dims(t)).SerializeToString() if t is not None else b"" for t in inputs
+    ]
     if schema.has_context_dependent_function:
         versions = [v for v in schema.context_dependent_function_opset_versions if v <= opset]
         if versions:
-            raw = schema.get_context_dependent_function_with_opset_version(max(versions), proto.SerializeToString(), types)
-            return FunctionProto.FromString(raw)
+            raw = schema.get_context_dependent_function_with_opset_version(
+                max(versions), proto.SerializeToString(), types
+            )
+            return _function(raw)
     if schema.has_function:
         versions = [v for v in schema.function_opset_versions if v <= opset]
         if versions:
-            return FunctionProto.FromString(schema.get_function_with_opset_version(max(versions)))
+            return _function(schema.get_function_with_opset_version(max(versions)))
     return None
 
 
-def node_domain(proto: NodeProto) -> str:
-    return "" if proto.domain == "ai.onnx" else proto.domain
+def _function(raw: bytes) -> FunctionProto:
+    body = FunctionProto()
+    body.ParseFromString(raw)
+    return body
 
 
 def _code(t: Tensor) -> int:
@@ -75,7 +83,8 @@ def _model(proto: NodeProto, body: FunctionProto, node: Node) -> ModelProto:
     call = NodeProto()
     call.CopyFrom(proto)
     call.domain = _DOMAIN
-    inputs, initializers = [], []
+    inputs: list[onnx.ValueInfoProto] = []
+    initializers: list[TensorProto] = []
     for k, t in enumerate(node.inputs):
         if t is None or f"i{k}" in {v.name for v in inputs}:
             continue
@@ -84,11 +93,13 @@ def _model(proto: NodeProto, body: FunctionProto, node: Node) -> ModelProto:
             initializers.append(numpy_helper.from_array(value, f"i{k}"))
         else:
             inputs.append(helper.make_tensor_value_info(f"i{k}", _code(t), _dims(t)))
-    outputs = [
-        helper.make_tensor_value_info(f"o{k}", TensorProto.FLOAT if t.dtype is None else _code(t), _dims(t) if t.shape is not None else None)
-        for k, t in enumerate(node.outputs)
-        if t.name
-    ]
+    outputs = []
+    for k, t in enumerate(node.outputs):
+        if t.name:
+            dims = None if t.shape is None else _dims(t)
+            outputs.append(
+                helper.make_tensor_value_info(f"o{k}", TensorProto.FLOAT if t.dtype is None else _code(t), dims)
+            )
     graph = helper.make_graph([call], "body", inputs, outputs, initializers)
     imports = [*body.opset_import, helper.make_opsetid(_DOMAIN, 1)]
     return inliner.inline_local_functions(helper.make_model(graph, functions=[body], opset_imports=imports))
@@ -108,7 +119,15 @@ def _splice(inner: Graph, given: dict[str, Tensor], node: Node, emit: Emitter) -
 
     nodes = []
     for n in inner.nodes:
-        own = Node(n.op, n.domain, [outer(i) for i in n.inputs], [], n.attrs, node.origin, [c for c in map(outer, n.captured) if c])
+        own = Node(
+            n.op,
+            n.domain,
+            [outer(i) for i in n.inputs],
+            [],
+            n.attrs,
+            node.origin,
+            [c for c in map(outer, n.captured) if c],
+        )
         for o in n.outputs:
             t = outer(o) if o.name else o
             assert t is not None

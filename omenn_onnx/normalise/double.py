@@ -7,6 +7,8 @@ and not the calculus, leaves of a residual.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -60,7 +62,7 @@ def _norm_parts(node: NodeProto, taken: set[str]) -> list[NodeProto]:
     x, scale, *bias = (i for i in node.input)
     parts: list[NodeProto] = []
 
-    def add(op: str, *inputs: str, out: str = "", **kwargs: object) -> str:
+    def add(op: str, *inputs: str, out: str = "", **kwargs: Any) -> str:
         name = out or _free(f"{node.output[0]}/{op}", taken)
         parts.append(helper.make_node(op, list(inputs), [name], name=name, **kwargs))
         return name

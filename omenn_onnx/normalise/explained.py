@@ -1,4 +1,4 @@
-"""What is explained when the user does not say: inputs, the output before its post-processing tail, the channel axis."""
+"""What is explained when the user does not say: inputs, the output before its tail, the channel axis."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def find_output(graph: Graph, view: View, name: str | None) -> Tensor:
     if not t.is_float:
         t = next((o for o in graph.outputs if o.is_float), t)
         if not t.is_float:
-            raise CompileError(f"no floating-point tensor was found behind output {graph.outputs[0].name!r}: say --output NAME")
+            raise CompileError(
+                f"no floating-point tensor was found behind output {graph.outputs[0].name!r}: say --output NAME"
+            )
     return t
 
 
@@ -39,7 +41,7 @@ def find_inputs(graph: Graph, names: Sequence[str]) -> list[Tensor]:
     an integer image its first Cast."""
     if names:
         return [_float_tensor(graph, n, "explained input") for n in dict.fromkeys(names)]
-    found = [t for t in graph.inputs if t.is_float and not t.const]
+    found = [t for t in graph.inputs if t.is_float and t.rank != 0]
     integers = [t for t in graph.inputs if t.dtype is not None and t.dtype.kind in "iu" and not t.const]
     embeddings = _word_embeddings(graph, integers)
     found += embeddings
@@ -49,7 +51,9 @@ def find_inputs(graph: Graph, names: Sequence[str]) -> list[Tensor]:
         casts = [_first_cast(graph, t) for t in integers]
         found = [t for t in casts if t is not None]
     if not found:
-        raise NoPath("the model has no floating-point input, embedding or cast to explain: say --input NAME of a float tensor")
+        raise NoPath(
+            "the model has no floating-point input, embedding or cast to explain: say --input NAME of a float tensor"
+        )
     return found
 
 
@@ -136,10 +140,9 @@ def _contracted_axes(nodes: Sequence[Node], source: Tensor, others: Sequence[Ten
                     found.append(union)
             continue
         for o in node.outputs:
-            moved = [_moved(node, t, maps[t], o) for _, t in inputs]
-            moved = [m for m in moved if m is not None]
+            moved = [m for _, t in inputs if (m := _moved(node, t, maps[t], o)) is not None]
             if moved and o.name:
-                maps[o] = tuple(frozenset().union(*axes) for axes in zip(*moved, strict=True))  # type: ignore[arg-type]
+                maps[o] = tuple(frozenset().union(*axes) for axes in zip(*moved, strict=True))
     return found
 
 

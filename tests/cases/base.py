@@ -53,7 +53,8 @@ class Case:
     dyn: for each explained input a letter per axis that is also tested as a symbol, "." for a static axis; its other
     size is one more, or ``other[letter]``. channel: the channel axis (of every explained input). draw: how the explained
     inputs are drawn. runtime: False where ONNX Runtime has no kernel (onnx's reference evaluator runs the file).
-    covers: rules that the nodes do not name.
+    covers: rules that the nodes do not name. declared: a tensor of x's shape, which onnx does not
+    infer: the file says it.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Case:
     opaque: tuple[str, ...] = ()
     covers: tuple[str, ...] = ()
     output: str = "y"
+    declared: str = ""
 
     @property
     def inputs(self) -> list[str]:
@@ -124,9 +126,14 @@ class Case:
             node = parser.parse_node(text.strip())
             node.name = f"{node.op_type}_{i}"
             nodes.append(node)
-        y = helper.make_tensor_value_info(self.output, helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype)), None)
+        code = helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
+        y = helper.make_tensor_value_info(self.output, code, None)
+        said = []
+        if self.declared:
+            dims = [d.dim_param or d.dim_value for d in infos[0].type.tensor_type.shape.dim]
+            said = [helper.make_tensor_value_info(self.declared, code, dims)]
         weights = [numpy_helper.from_array(v, k) for k, v in self.constants.items()]
-        graph = helper.make_graph(nodes, "case", infos, [y], weights)
+        graph = helper.make_graph(nodes, "case", infos, [y], weights, value_info=said)
         opsets = [helper.make_opsetid("", self.opset)]
         opsets += [helper.make_opsetid(d, 1) for d in sorted({n.domain for n in nodes} - {"", "ai.onnx"})]
         ir = onnx.helper.find_min_ir_version_for(opsets, ignore_unknown=True)
