@@ -181,7 +181,7 @@ class Calculus:
         return results
 
     def _opaque(self, node: Node) -> list[Pair | None]:
-        """value * o, with o the mean of the carriers' ones over all positions."""
+        """value * o, with o the mean of the carriers' ones over all positions (row by row where the batch axis stays)."""
         carriers = [self.pairs[t] for t in node.inputs if t is not None and t in self.pairs]
         results: list[Pair | None] = []
         for t in node.outputs:
@@ -189,10 +189,15 @@ class Calculus:
                 results.append(None)
                 continue
             y = self.out(node, node.outputs.index(t))
-            means = [self.build.reshape(self.build.mean(c.ones, range(c.ones.rank)), (1,) * y.rank) for c in carriers]
-            ones = self.average(means)
+            ones = self.average([self._everywhere(c, y.shape) for c in carriers])
             results.append(Pair(self.bias(None, y.t, ones, y.shape), ones))
         return results
+
+    def _everywhere(self, carrier: Pair, shape: Shape) -> Var:
+        """The mean of a carrier's ones over all positions, for an output of ``shape``."""
+        rows = bool(shape) and carrier.value.rank > 0 and carrier.value.shape[0] == shape[0]
+        mean = self.build.mean(carrier.ones, range(1 if rows else 0, carrier.ones.rank))
+        return self.build.reshape(mean, (mean.shape[0] if rows else 1, *[1] * (len(shape) - 1)) if shape else ())
 
     # What rules use
 

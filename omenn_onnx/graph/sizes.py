@@ -63,6 +63,12 @@ def follow_sizes(
             shape = _product([current.get(i) for i in node.input])
         elif node.op_type == "Concat":
             shape = _together([current.get(i) for i in node.input], attrs.get("axis", 0))
+        elif node.op_type == "Resize":
+            scales = values.get(node.input[2]) if len(node.input) > 2 else None
+            sizes = vector(node.input[3]) if len(node.input) > 3 else None
+            shape = _resized(current.get(node.input[0]), scales, sizes, attrs.get("axes"))
+        elif node.op_type == "Range":
+            shape = _counted([vector(i) for i in node.input])
         elif node.op_type == "Slice":
             shape = _sliced(current.get(node.input[0]), [vector(i) if i else None for i in node.input[1:]])
         elif node.op_type in ("Reshape", "Expand", "ConstantOfShape"):
@@ -127,6 +133,25 @@ def _together(shapes: list[Sizes | None], axis: int) -> Sizes | None:
         else:
             result.append(numbers[0] if numbers else next((d for d in dims if d is not None), None))
     return result
+
+
+def _resized(source: Sizes | None, scales: Array | None, sizes: Sizes | None, axes: list[int] | None) -> Sizes | None:
+    """Axes that are not scaled keep their size."""
+    if source is None:
+        return None
+    result = list(source)
+    for i, a in enumerate(range(len(source)) if axes is None else axes):
+        if scales is not None and scales.size:
+            result[a] = source[a] if scales[i] == 1 else None
+        else:
+            result[a] = None if sizes is None else sizes[i]
+    return result
+
+
+def _counted(arguments: list[Sizes | None]) -> Sizes | None:
+    """0, 1, ..., n - 1 has n elements."""
+    start, limit, delta = arguments
+    return limit if start == [0] and delta == [1] and limit is not None and isinstance(limit[0], str) else None
 
 
 def _join(dims: list[Dim | None]) -> Dim | None:
