@@ -108,9 +108,7 @@ def assert_same_maps(got: dict[str, Array], expected: dict[str, Array], feeds: d
 
 
 def oracle_maps(case: Case, rules: str, axis: int, feeds: dict[str, Array], seed: Array, dynamic: bool = False):
-    r = explain(
-        case.model(dynamic), feeds, case.inputs, case.output, seed, rules, dict.fromkeys(case.inputs, axis)
-    )  # fmt: skip
+    r = explain(case.reference(dynamic), feeds, case.inputs, case.output, seed, rules, dict.fromkeys(case.inputs, axis))
     return {f"{m}.{n}": getattr(r, m)[n] for n in case.inputs for m in ("C_w", "C_b")}
 
 

@@ -12,7 +12,7 @@ import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
 from omenn_onnx.graph.emit import Emitter, type_code
-from omenn_onnx.graph.ir import Graph, Node, Tensor
+from omenn_onnx.graph.ir import Dim, Graph, Node, Tensor
 from omenn_onnx.graph.read import read_graph
 
 _SMALL = 4096
@@ -108,12 +108,19 @@ def _model(proto: NodeProto, body: FunctionProto, node: Node) -> ModelProto:
 def _splice(inner: Graph, given: dict[str, Tensor], node: Node, emit: Emitter) -> list[Node]:
     """The body's nodes over the tensors of the model; what is between them becomes emitted nodes."""
     known: dict[Tensor, Tensor] = {inner.tensors[n]: t for n, t in given.items() if n in inner.tensors}
+    symbols = {d: d for t in given.values() for d in t.shape or () if isinstance(d, str)}
+
+    def size(t: Tensor, axis: int, d: Dim) -> Dim:
+        if isinstance(d, str) and d not in symbols:
+            symbols[d] = emit.new_dim(t, axis)
+        return symbols[d] if isinstance(d, str) else d
 
     def outer(t: Tensor | None) -> Tensor | None:
         if t is None:
             return None
         if t not in known:
             t.name = emit.new_name(t.name or node.op)
+            t.shape = None if t.shape is None else tuple(size(t, i, d) for i, d in enumerate(t.shape))
             known[t] = t
         return known[t]
 

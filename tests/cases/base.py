@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 import numpy as np
@@ -54,7 +54,8 @@ class Case:
     size is one more, or ``other[letter]``. channel: the channel axis (of every explained input). draw: how the explained
     inputs are drawn. runtime: False where ONNX Runtime has no kernel (onnx's reference evaluator runs the file).
     covers: rules that the nodes do not name. declared: a tensor of x's shape, which onnx does not
-    infer: the file says it.
+    infer: the file says it. same_as: nodes (of opset same_opset) that the oracle is given instead; they must
+    come to the same.
     """
 
     name: str
@@ -74,6 +75,8 @@ class Case:
     covers: tuple[str, ...] = ()
     output: str = "y"
     declared: str = ""
+    same_as: str = ""
+    same_opset: int = 0
 
     @property
     def inputs(self) -> list[str]:
@@ -109,6 +112,12 @@ class Case:
             feeds[name] = f.grow(sizes) if other and f.grow is not None else f.value
         return feeds
 
+    def reference(self, dynamic: bool = False) -> ModelProto:
+        """The model that the oracle explains."""
+        if not self.same_as:
+            return self.model(dynamic)
+        return replace(self, nodes=self.same_as, opset=self.same_opset or self.opset, same_as="").model(dynamic)
+
     def model(self, dynamic: bool = False) -> ModelProto:
         """The model, its sizes as symbols if asked."""
         inputs = [(n, s, helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype)), self.dyn.get(n)) for n, s in self.shapes.items()]
@@ -132,7 +141,8 @@ class Case:
         if self.declared:
             dims = [d.dim_param or d.dim_value for d in infos[0].type.tensor_type.shape.dim]
             said = [helper.make_tensor_value_info(self.declared, code, dims)]
-        weights = [numpy_helper.from_array(v, k) for k, v in self.constants.items()]
+        used = {i for node in nodes for i in node.input}
+        weights = [numpy_helper.from_array(v, k) for k, v in self.constants.items() if k in used]
         graph = helper.make_graph(nodes, "case", infos, [y], weights, value_info=said)
         opsets = [helper.make_opsetid("", self.opset)]
         opsets += [helper.make_opsetid(d, 1) for d in sorted({n.domain for n in nodes} - {"", "ai.onnx"})]

@@ -76,7 +76,8 @@ def norms() -> Iterator[Case]:
     yield case("GroupNormalization-21-one", one, opset=21, x=(2, 4, 3), s=four["s"], b=four["b"], dyn="n.h", declared="g")
     rms = "y = RMSNormalization (x, s)"
     yield case("RMSNormalization", rms, opset=23, x=(2, 3, 4), s=four["s"], dyn="nt.")
-    yield case("SimplifiedLayerNormalization", "g = SimplifiedLayerNormalization (x, s); y = Add (g, x)", x=(2, 3, 4), s=four["s"], dyn="nt.", declared="g")
+    yield case("SimplifiedLayerNormalization", "g = SimplifiedLayerNormalization (x, s); y = Add (g, x)", x=(2, 3, 4), s=four["s"], dyn="nt.", declared="g",
+               same_as="g = RMSNormalization (x, s); y = Add (g, x)", same_opset=23)  # fmt: skip
     yield case("RMSNormalization-axis", "y = RMSNormalization <axis=1, epsilon=0.1> (x, s)", opset=23, x=(2, 3, 4), s=w(3, 4))
     yield case("RMSNormalization-decomposed", """q = Pow (x, two); m = ReduceMean (q, a); e = Add (m, eps); r = Sqrt (e)
         i = Reciprocal (r); n = Mul (x, i); y = Mul (n, s)""", x=(2, 3, 4), two=F32(2), a=ints(-1), eps=F32(1e-5), s=four["s"],
