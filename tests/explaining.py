@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from onnx.reference import ReferenceEvaluator
 
 import omenn_onnx
 
@@ -37,6 +38,12 @@ def run(model: Model, feeds: Feeds, optimise: bool = True) -> dict[str, Array]:
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def evaluate(model: onnx.ModelProto, feeds: Feeds) -> dict[str, Array]:
+    """All outputs by name, by onnx's reference evaluator: it has every operator in double."""
+    evaluator = ReferenceEvaluator(model)
+    return dict(zip(evaluator.output_names, evaluator.run(None, dict(feeds)), strict=True))
 
 
 @dataclass
@@ -72,12 +79,12 @@ class Result:
         return float(np.max(size / np.maximum(1, np.abs(self.score))))
 
 
-def explain(model: Model, feeds: Feeds, optimise: bool = True) -> Result:
-    """Run a compiled model on feeds."""
+def explain(model: Model, feeds: Feeds, optimise: bool = True, reference: bool = False) -> Result:
+    """Run a compiled model on feeds; ``reference``: by onnx's reference evaluator instead of ONNX Runtime."""
     proto = model if isinstance(model, onnx.ModelProto) else onnx.load(model, load_external_data=False)
     meta = {p.key: p.value for p in proto.metadata_props}
     inputs, names = json.loads(meta["omenn.inputs"]), json.loads(meta["omenn.names"])
-    found = run(model, feeds, optimise)
+    found = run(model, feeds, optimise) if not reference else evaluate(proto, feeds)
     own = {name: found[name] for name in json.loads(meta["omenn.outputs"])}
     given = {**feeds, **found}
     x = [given[i["x"]] for i in inputs]

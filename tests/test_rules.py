@@ -174,7 +174,7 @@ def test_forward_and_reverse_agree(case: Case, rules: str) -> None:
 
     ones = {n: np.ones(s, np.float32) for n, s in thin.items()}
     zero = {n: np.zeros(s, np.float32) for n, s in case.shapes.items()}
-    assert np.abs(np.broadcast_to(image(zero, ones)[1], z.shape) - 1).max(initial=0) <= 1e-6, "ones are not all ones"
+    assert np.abs(np.broadcast_to(image(zero, ones)[1], z.shape) - 1).max(initial=0) <= 2e-6, "ones are not all ones"
     itself = {n: feeds[n].astype(np.float32) for n in case.inputs}
     finite = np.isfinite(z)
     gap = np.abs(image(itself, ones)[0] - z)[finite].max(initial=0)
@@ -235,7 +235,7 @@ def test_refused(case: Case, why: str) -> None:
         with pytest.raises(UnsupportedOperators) as caught:
             omenn_onnx.compile(case.model(), inputs=case.inputs, output=case.output, rules=rules, target="seed")
         assert why in str(caught.value)
-        assert case.model().graph.node[0].op_type in str(caught.value)
+        assert any(f"node {n.name!r}: ai.onnx.{n.op_type} (opset" in str(caught.value) for n in case.model().graph.node)
 
 
 def test_names_are_unique() -> None:

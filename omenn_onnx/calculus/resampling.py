@@ -1,4 +1,4 @@
-"""Resize, GridSample, Col2Im: linear interpolation, with weights that do not depend on the carried values."""
+"""Resize and Col2Im: linear, with weights that do not depend on the carried values."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, rule
-from omenn_onnx.calculus.elementwise import where
-from omenn_onnx.calculus.indexing import gather_rows
 from omenn_onnx.calculus.shape_ops import arange
 from omenn_onnx.calculus.windows import valid_taps
 from omenn_onnx.graph.ir import Dim, Node, Shape, Tensor
@@ -35,6 +33,7 @@ def resize(
     *,
     axes: Sequence[int] | None = None,
     coordinate_transformation_mode: str = "half_pixel",
+    extrapolation_value: float = 0.0,
     keep_aspect_ratio_policy: str = "stretch",
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
@@ -42,16 +41,17 @@ def resize(
     """Interpolation along one axis after the other; ONNX's own Resize, run on an identity matrix, gives each matrix."""
     if X.pair is None:
         return None
-    if coordinate_transformation_mode == "tf_crop_and_resize":
-        raise OutsideCalculus("its crop (tf_crop_and_resize) has no rule")
-    if keep_aspect_ratio_policy != "stretch":
-        raise OutsideCalculus(f"keep_aspect_ratio_policy {keep_aspect_ratio_policy!r} has no rule")
     y = p.out(node)
     listed = list(range(X.rank)) if axes is None else [int(a) % X.rank for a in axes]
-    known = scales.value if scales is not None and scales.value is not None and scales.value.size else None
+    if coordinate_transformation_mode == "tf_crop_and_resize":
+        return _crop(p, node, X, roi, scales, sizes, listed, extrapolation_value)
+    together = keep_aspect_ratio_policy != "stretch" and len(listed) > 1 and not _given(scales)
+    if together and len(listed) > 3:
+        raise OutsideCalculus(f"keep_aspect_ratio_policy {keep_aspect_ratio_policy!r} needs the resized axes named")
+    known = scales.value if scales is not None and _given(scales) else None
     value, ones = X.pair.value, X.pair.ones
     for i, a in enumerate(listed):
-        if X.shape[a] == y.shape[a] and (known is None or known[i] == 1.0):
+        if X.shape[a] == y.shape[a] and (known is None or known[i] == 1.0) and not together:
             continue
         factor = None if known is None else float(known[i])
         if _repeats(factor, mode, coordinate_transformation_mode, nearest_mode):
@@ -59,10 +59,18 @@ def resize(
             value = _repeat(p, value, a, int(factor), y.shape[a])
             ones = ones if ones.shape[a] == 1 else _repeat(p, ones, a, int(factor), y.shape[a])
             continue
-        matrix = _resize_matrix(p, node, X.shape[a], y.shape[a], scales, i, node.attrs)
+        if together:
+            matrix = _matrix_of_several(p, node, X, y, sizes, listed, i)
+        else:
+            matrix = _resize_matrix(p, node, X.shape[a], y.shape[a], scales, i)
         value = _mix(p, value, a, matrix, y.shape[a])
         ones = ones if ones.shape[a] == 1 else _mix(p, ones, a, matrix, y.shape[a])
     return Pair(value, ones, X.pair.rank)
+
+
+def _given(o: Operand | None) -> bool:
+    """Whether an optional vector is there and not empty."""
+    return o is not None and (o.value is None or o.value.size > 0) and o.t.shape != (0,)
 
 
 def _repeats(factor: float | None, mode: str, coordinates: str, nearest_mode: str) -> bool:
@@ -81,20 +89,88 @@ def _repeat(p: Calculus, v: Var, axis: int, times: int, size: Dim) -> Var:
     return p.build.reshape(wide, (*front, size, *rest))
 
 
-def _resize_matrix(p: Calculus, node: Node, size: Dim, out: Dim, scales: Operand | None, i: int, attrs: dict[str, object]) -> Tensor:
+def _resize_matrix(
+    p: Calculus, node: Node, size: Dim, out: Dim, scales: Operand | None, i: int, roi: Tensor | None = None
+) -> Tensor:
     """[in, out]: row j is what the unit vector j becomes."""
     e = p.emit
     source: Shape = (1, 1, size, size)
     rows = e.op("Reshape", eye(p, size), e.shape(source), shape=source)
-    kept = {k: v for k, v in attrs.items() if k not in ("axes", "keep_aspect_ratio_policy")}
-    if scales is not None and scales.value is None or scales is not None and scales.value is not None and scales.value.size:
+    kept = {k: v for k, v in node.attrs.items() if k not in ("axes", "keep_aspect_ratio_policy", "extrapolation_value")}
+    if scales is not None and _given(scales):
         one = np.ones(3, np.float32)
         factor = e.op("Gather", e.cast(scales.t, np.dtype(np.float32)), [i], axis=0, shape=(1,))
         wide = e.op("Concat", one, factor, axis=0, shape=(4,))
-        resized = e.op("Resize", rows, None, wide, shape=(1, 1, size, out), **kept)
+        resized = e.op("Resize", rows, roi, wide, shape=(1, 1, size, out), **kept)
     else:
-        resized = e.op("Resize", rows, None, None, e.shape((1, 1, size, out)), shape=(1, 1, size, out), **kept)
+        resized = e.op("Resize", rows, roi, None, e.shape((1, 1, size, out)), shape=(1, 1, size, out), **kept)
     return e.op("Reshape", resized, e.shape((size, out)), shape=(size, out))
+
+
+def _matrix_of_several(
+    p: Calculus, node: Node, X: Operand, y: Operand, sizes: Operand | None, listed: list[int], i: int
+) -> Tensor:
+    """[in, out] along the i-th of several axes that share one scale (keep_aspect_ratio_policy): all are resized, and one
+    line along the axis is read off."""
+    e, n, a = p.emit, len(listed), listed[i]
+    size, out = X.shape[a], y.shape[a]
+    thin: Shape = (size, 1, *(X.shape[b] if b == a else 1 for b in listed))
+    full: Shape = (size, 1, *(X.shape[b] for b in listed))
+    rows = e.op("Expand", e.op("Reshape", eye(p, size), e.shape(thin), shape=thin), e.shape(full), shape=full)
+    attrs = {**node.attrs, "axes": list(range(2, n + 2))}
+    assert sizes is not None
+    resized = e.op("Resize", rows, None, None, sizes.t, shape=(size, 1, *(y.shape[b] for b in listed)), **attrs)
+    others = [k + 2 for k in range(n) if k != i]
+    line = e.op("Slice", resized, [0] * (n - 1), [1] * (n - 1), others)
+    return e.op("Reshape", line, e.shape((size, out)), shape=(size, out))
+
+
+def _crop(
+    p: Calculus,
+    node: Node,
+    X: Operand,
+    roi: Operand | None,
+    scales: Operand | None,
+    sizes: Operand | None,
+    listed: list[int],
+    fill: float,
+) -> Pair:
+    """tf_crop_and_resize: the box ``roi`` of the input, resized; outside of the input ``fill`` * o, the ones of the border."""
+    assert X.pair is not None
+    e, y, n = p.emit, p.out(node), len(listed)
+    if roi is None:
+        raise OutsideCalculus("tf_crop_and_resize without a roi")
+    value, ones = X.pair.value, X.pair.ones
+    inside: Tensor | None = None
+    for i, a in enumerate(listed):
+        size, out = X.shape[a], y.shape[a]
+        first, last = (e.op("Gather", roi.t, [k], axis=0, shape=(1,)) for k in (i, i + n))
+        box = e.op("Concat", np.zeros(3, e.dtype), first, np.ones(3, e.dtype), last, axis=0, shape=(8,))
+        matrix = _resize_matrix(p, node, size, out, scales, i, e.cast(box, np.dtype(np.float32)))
+        covered = e.op("ReduceSum", matrix, [0], keepdims=0, shape=(out,))
+        column = e.op("Reshape", covered, [-1, *[1] * (X.rank - 1 - a)], shape=(out, *[1] * (X.rank - 1 - a)))
+        inside = column if inside is None else e.op("Mul", inside, column)
+        value = _mix(p, value, a, matrix, out)
+        if ones.shape[a] != 1:
+            ones = _mix(p, ones, a, _with_border(p, matrix, covered, first, last, size, out), out)
+    if fill and inside is not None:
+        value = p.bias(value, e.op("Mul", e.op("Sub", 1.0, inside), fill), ones, y.shape)
+    return Pair(value, ones, X.pair.rank)
+
+
+def _with_border(p: Calculus, matrix: Tensor, covered: Tensor, first: Tensor, last: Tensor, size: Dim, out: Dim) -> Tensor:
+    """The matrix with places outside of the input reading its border: before it the first element, behind it the last."""
+    e = p.emit
+    steps = e.op("Div", e.cast(arange(p, out)), e.op("Max", e.cast(e.op("Sub", e.dim(out), [1], shape=(1,))), 1.0))
+    place = e.op("Add", first, e.op("Mul", steps, e.op("Sub", last, first)), shape=(out,))
+    if out == 1:
+        place = e.op("Mul", e.op("Add", first, last), 0.5)
+    before = e.op("Mul", e.op("Sub", 1.0, covered), e.cast(e.op("Less", place, 0.0)))
+    behind = e.op("Mul", e.op("Sub", 1.0, covered), e.cast(e.op("GreaterOrEqual", place, 0.0)))
+    line = e.op("Unsqueeze", arange(p, size), [1], shape=(size, 1))
+    zero = e.cast(e.op("Equal", line, np.asarray(0, np.int64)))
+    end = e.cast(e.op("Equal", line, e.op("Sub", e.dim(size), [1], shape=(1,))))
+    return e.op("Sum", matrix, e.op("Mul", zero, before), e.op("Mul", end, behind), shape=(size, out))
 
 
 def _mix(p: Calculus, v: Var, axis: int, matrix: Tensor, size: Dim) -> Var:
@@ -107,132 +183,6 @@ def _mix(p: Calculus, v: Var, axis: int, matrix: Tensor, size: Dim) -> Var:
         return p.build.matmul(v, flipped, shape, left=True)
     labels = _LETTERS[: v.rank]
     return p.build.einsum(v, matrix, labels, labels[axis] + "z", labels.replace(labels[axis], "z"), shape)
-
-
-@rule("GridSample")
-def grid_sample(
-    p: Calculus,
-    node: Node,
-    X: Operand,
-    grid: Operand,
-    *,
-    align_corners: int = 0,
-    mode: str = "linear",
-    padding_mode: str = "zeros",
-) -> Pair | None:
-    """Interpolation at the places of the grid, which is a weight; ones with zeros padding: with border padding."""
-    if grid.pair is not None and (p.tangent or X.pair is None):
-        raise OutsideCalculus("its grid depends on the explained input")
-    if X.pair is None:
-        return None
-    y = p.out(node)
-    value = _sample(p, X, X.pair.value, grid.t, align_corners, mode, padding_mode, y.shape)
-    o = X.pair.ones
-    if all(d == 1 for d in o.shape[2:]):
-        return Pair(value, o)
-    wide = p.build.broadcast(o, (*o.shape[:2], *X.shape[2:]))
-    shape = (*o.shape[:2], *y.shape[2:])
-    border = "border" if padding_mode == "zeros" else padding_mode
-    return Pair(value, _sample(p, X, wide, grid.t, align_corners, mode, border, shape))
-
-
-def _sample(
-    p: Calculus, X: Operand, v: Var, grid: Tensor, align: int, mode: str, padding: str, shape: Shape
-) -> Var:
-    """Sum over the taps of all axes of weight * gathered element."""
-    n = v.rank - 2
-    e = p.emit
-    places = shape[2:]
-    lines: Shape = (X.shape[0], *places)
-    along_axes = []
-    for i in range(n):
-        column = e.op("Gather", grid, np.asarray(n - 1 - i, np.int64), axis=-1, shape=lines)
-        along_axes.append(_taps(p, column, X.shape[2 + i], align, mode, padding))
-    rows_last = p.build.permute(v, [0, *range(2, v.rank), 1])
-    front = rows_last.shape[:-1]
-    batch = e.op("Reshape", arange(p, X.shape[0]), [-1, *[1] * n], shape=(X.shape[0], *[1] * n))
-    if v.shape[0] == 1 and X.shape[0] != 1:
-        rows_last = p.build.broadcast(rows_last, (X.shape[0], *rows_last.shape[1:]))
-        front = rows_last.shape[:-1]
-    combined: list[tuple[Tensor, Tensor | None]] = [(batch, None)]
-    for i, taps in enumerate(along_axes):
-        size = e.dim(X.shape[2 + i])
-        combined = [
-            (
-                e.op("Add", e.op("Mul", index, size), tap, shape=None),
-                w if weight is None else e.op("Mul", weight, w, shape=lines),
-            )
-            for index, weight in combined
-            for tap, w in taps
-        ]
-    terms = []
-    channels = rows_last.shape[-1]
-    for index, weight in combined:
-        assert weight is not None
-        picked = gather_rows(p, rows_last, index, front, (*lines, channels), within_rows=True)
-        terms.append(p.build.scale(picked, e.op("Unsqueeze", weight, [-1], shape=(*lines, 1))))
-    summed = p.build.add(terms)
-    return p.build.permute(summed, [0, v.rank - 1, *range(1, v.rank - 1)])
-
-
-def _taps(p: Calculus, place: Tensor, size: Dim, align: int, mode: str, padding: str) -> list[tuple[Tensor, Tensor]]:
-    """(index, weight) of the elements along one axis that a normalised coordinate in [-1, 1] reads."""
-    e = p.emit
-    n = e.cast(e.op("Squeeze", e.dim(size), [0], shape=()))
-    if align:
-        x = e.op("Mul", e.op("Add", place, 1.0), e.op("Mul", e.op("Sub", n, 1.0), 0.5))
-        low: Tensor | float = 0.0
-        high = e.op("Sub", n, 1.0)
-    else:
-        x = e.op("Mul", e.op("Sub", e.op("Mul", e.op("Add", place, 1.0), n), 1.0), 0.5)
-        low = -0.5
-        high = e.op("Sub", n, 0.5)
-    last = e.op("Sub", n, 1.0)
-    if padding == "border" and mode != "cubic":
-        x = e.op("Min", e.op("Max", x, 0.0), last)
-    elif padding == "reflection" and mode != "cubic":
-        x = e.op("Min", e.op("Max", _reflect(p, x, low, high), 0.0), last)
-    if mode == "nearest":
-        taps = [(e.op("Round", x), e.op("Add", e.op("Mul", x, 0.0), 1.0))]
-    else:
-        floor = e.op("Floor", x)
-        t = e.op("Sub", x, floor)
-        if mode == "linear":
-            taps = [(floor, e.op("Sub", 1.0, t)), (e.op("Add", floor, 1.0), t)]
-        else:
-            taps = [(e.op("Add", floor, float(k)), _cubic(p, t, k)) for k in (-1, 0, 1, 2)]
-    result = []
-    for index, weight in taps:
-        if padding == "reflection" and mode == "cubic":
-            index = _reflect(p, index, low, high)
-        inside = e.op("And", e.op("GreaterOrEqual", index, 0.0), e.op("LessOrEqual", index, last))
-        if padding == "zeros":
-            weight = where(e, inside, weight, 0.0)
-        kept = e.op("Min", e.op("Max", index, 0.0), last)
-        result.append((e.cast(kept, np.dtype(np.int64)), weight))
-    return result
-
-
-def _reflect(p: Calculus, x: Tensor, low: Tensor | float, high: Tensor) -> Tensor:
-    """x folded back into [low, high]."""
-    e = p.emit
-    span = e.op("Sub", high, low)
-    away = e.op("Abs", e.op("Sub", x, low))
-    double = e.op("Mul", span, 2.0)
-    safe = e.op("Max", double, 1e-30)
-    rest = e.op("Sub", away, e.op("Mul", e.op("Floor", e.op("Div", away, safe)), double))
-    return e.op("Add", e.op("Min", rest, e.op("Sub", double, rest)), low)
-
-
-def _cubic(p: Calculus, t: Tensor, k: int) -> Tensor:
-    """Cubic convolution with A = -0.75 at distance |t - k|."""
-    e, a = p.emit, -0.75
-    d = e.op("Abs", e.op("Sub", t, float(k)))
-    if k in (0, 1):
-        inner = e.op("Sub", e.op("Mul", d, a + 2.0), a + 3.0)
-        return e.op("Add", e.op("Mul", e.op("Mul", inner, d), d), 1.0)
-    inner = e.op("Sub", e.op("Mul", d, a), 5.0 * a)
-    return e.op("Sub", e.op("Mul", e.op("Add", e.op("Mul", inner, d), 8.0 * a), d), 4.0 * a)
 
 
 @rule("Col2Im")

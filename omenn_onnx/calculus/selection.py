@@ -95,6 +95,7 @@ def concat(p: Calculus, node: Node, *operands: Operand, axis: int) -> Pair | Non
     """Joined; a constant part is constant * o with the mean, along the axis, of all carriers' ones."""
     y = p.out(node)
     axis %= y.rank
+    operands = tuple(o for o in operands if o.shape[axis] != 0)
     carriers = [(o, o.pair) for o in operands if o.pair is not None]
     if not carriers:
         return None

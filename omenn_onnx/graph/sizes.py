@@ -24,70 +24,92 @@ def follow_sizes(
     nodes: Iterable[onnx.NodeProto], shapes: Mapping[str, Sizes], values: Mapping[str, Array]
 ) -> dict[str, Sizes]:
     """Better shapes of outputs, as far as the integer arithmetic of the graph tells them."""
-    known: dict[str, Sizes] = {}
-    truth: dict[str, list[bool | None]] = {}
-    found: dict[str, Sizes] = {}
-    current = dict(shapes)
+    follower = _Follower(shapes, values)
+    for node in nodes:
+        if node.domain in ("", "ai.onnx"):
+            follower.visit(node)
+    return follower.found
 
-    def vector(name: str) -> Sizes | None:
-        if name in known:
-            return known[name]
-        value = values.get(name)
+
+class _Follower:
+    """What is known so far: integer vectors, comparisons of them, and shapes."""
+
+    def __init__(self, shapes: Mapping[str, Sizes], values: Mapping[str, Array]) -> None:
+        self.values = values
+        self.shapes = dict(shapes)
+        self.found: dict[str, Sizes] = {}
+        self._vectors: dict[str, Sizes] = {}
+        self._truth: dict[str, list[bool | None]] = {}
+
+    def vector(self, name: str) -> Sizes | None:
+        """The elements of an integer tensor of at most one axis, as far as they are known."""
+        if name in self._vectors:
+            return self._vectors[name]
+        value = self.values.get(name)
         if value is None or value.dtype.kind not in "iu" or value.ndim > 1:
             return None
         return [int(v) for v in value.reshape(-1)]
 
-    for node in nodes:
-        if node.domain not in ("", "ai.onnx"):
-            continue
+    def visit(self, node: onnx.NodeProto) -> None:
+        """Learn what one node tells."""
         attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "Equal":
-            a, b = vector(node.input[0]), vector(node.input[1])
-            if a is not None and b is not None and len(a) >= len(b):
-                truth[node.output[0]] = [
-                    _equal(x, y) for x, y in zip(a, b * len(a) if len(b) == 1 else b, strict=False)
-                ]
-        elif node.op_type == "Where" and node.input[0] in truth:
-            a, b = vector(node.input[1]), vector(node.input[2])
-            if a is not None and b is not None and len(a) == len(b) == len(truth[node.input[0]]):
-                chosen = zip(truth[node.input[0]], a, b, strict=True)
-                known[node.output[0]] = [None if t is None else x if t else y for t, x, y in chosen]
+        if node.op_type in ("Equal", "Where"):
+            self._compare(node)
         if node.op_type in _VECTORS:
-            result = _VECTORS[node.op_type](node, attrs, vector, current)
+            result = _VECTORS[node.op_type](node, attrs, self.vector, self.shapes)
             if result is not None:
-                known[node.output[0]] = result
-        shape: Sizes | None = None
-        if node.op_type in _ELEMENTWISE:
-            shape = _joined([current.get(i) for i in node.input if i])
-        elif node.op_type == "MatMul":
-            shape = _product([current.get(i) for i in node.input])
-        elif node.op_type == "Concat":
-            shape = _together([current.get(i) for i in node.input], attrs.get("axis", 0))
-        elif node.op_type == "Resize":
-            scales = values.get(node.input[2]) if len(node.input) > 2 else None
-            sizes = vector(node.input[3]) if len(node.input) > 3 else None
-            shape = _resized(current.get(node.input[0]), scales, sizes, attrs.get("axes"))
-        elif node.op_type == "Range":
-            shape = _counted([vector(i) for i in node.input])
-        elif node.op_type == "Slice":
-            shape = _sliced(current.get(node.input[0]), [vector(i) if i else None for i in node.input[1:]])
-        elif node.op_type in ("Reshape", "Expand", "ConstantOfShape"):
-            target = vector(node.input[-1])
-            if target is None:
-                continue
-            source = current.get(node.input[0])
-            if node.op_type == "Reshape":
-                shape = None if source is None or attrs.get("allowzero") else _reshaped(source, target)
-            elif node.op_type == "Expand":
-                shape = None if source is None else _expanded(source, target)
-            else:
-                shape = target
-        if shape is not None:
-            ours = current.get(node.output[0])
-            if ours is not None and len(ours) == len(shape):
-                shape = [a if b is None else b for a, b in zip(ours, shape, strict=True)]
-            found[node.output[0]] = current[node.output[0]] = shape
-    return found
+                self._vectors[node.output[0]] = result
+        for name, shape in zip(node.output, self._shapes_of(node, attrs), strict=False):
+            if shape is not None:
+                ours = self.shapes.get(name)
+                if ours is not None and len(ours) == len(shape):
+                    shape = [a if b is None else b for a, b in zip(ours, shape, strict=True)]
+                self.found[name] = self.shapes[name] = shape
+
+    def _compare(self, node: onnx.NodeProto) -> None:
+        """Where(sizes == -1, ones, sizes), as TorchScript writes an expand."""
+        a, b = (self.vector(i) for i in node.input[-2:])
+        if a is None or b is None:
+            return
+        if node.op_type == "Equal":
+            if len(b) == 1:
+                b = b * len(a)
+            self._truth[node.output[0]] = [_equal(x, y) for x, y in zip(a, b, strict=False)]
+        elif len(a) == len(b) == len(self._truth.get(node.input[0], [])):
+            chosen = zip(self._truth[node.input[0]], a, b, strict=True)
+            self._vectors[node.output[0]] = [None if t is None else x if t else y for t, x, y in chosen]
+
+    def _shapes_of(self, node: onnx.NodeProto, attrs: Attrs) -> list[Sizes | None]:
+        """What the node says of the shapes of its outputs."""
+        op = node.op_type
+        source = self.shapes.get(node.input[0]) if node.input else None
+        if op in _ELEMENTWISE:
+            return [_joined([self.shapes.get(i) for i in node.input if i])]
+        if op == "MatMul":
+            return [_product([self.shapes.get(i) for i in node.input])]
+        if op == "Concat":
+            return [_together([self.shapes.get(i) for i in node.input], attrs.get("axis", 0))]
+        if op == "Range":
+            return [_counted([self.vector(i) for i in node.input])]
+        if op == "ConstantOfShape":
+            return [self.vector(node.input[0])]
+        arguments = [self.vector(i) if i else None for i in node.input[1:]]
+        if source is None:
+            return []
+        if op == "Slice":
+            return [_sliced(source, arguments)]
+        if op == "Split" and arguments and arguments[0] is not None:
+            axis = attrs.get("axis", 0) % len(source)
+            return [[*source[:axis], n, *source[axis + 1 :]] for n in arguments[0]]
+        if op == "Resize":
+            scales = self.values.get(node.input[2]) if len(node.input) > 2 else None
+            return [_resized(source, scales, arguments[2] if len(arguments) > 2 else None, attrs.get("axes"))]
+        target = arguments[0] if arguments else None
+        if op == "Reshape" and target is not None and not attrs.get("allowzero"):
+            return [_reshaped(source, target)]
+        if op == "Expand" and target is not None:
+            return [_expanded(source, target)]
+        return []
 
 
 _ELEMENTWISE = frozenset("Add Sub Mul Div Pow Where Max Min Sum Mean Mod PRelu Equal Less Greater And Or".split())
@@ -135,10 +157,8 @@ def _together(shapes: list[Sizes | None], axis: int) -> Sizes | None:
     return result
 
 
-def _resized(source: Sizes | None, scales: Array | None, sizes: Sizes | None, axes: list[int] | None) -> Sizes | None:
+def _resized(source: Sizes, scales: Array | None, sizes: Sizes | None, axes: list[int] | None) -> Sizes:
     """Axes that are not scaled keep their size."""
-    if source is None:
-        return None
     result = list(source)
     for i, a in enumerate(range(len(source)) if axes is None else axes):
         if scales is not None and scales.size:
@@ -175,9 +195,9 @@ def _piece(length: Dim | None, end: Dim | None) -> str:
     return f"min({length},{end})"
 
 
-def _sliced(source: Sizes | None, arguments: list[Sizes | None]) -> Sizes | None:
+def _sliced(source: Sizes, arguments: list[Sizes | None]) -> Sizes | None:
     """Axes that a Slice does not name keep their size; x[:s] of an axis of known length d > 1 has min(d, s)."""
-    if source is None or len(arguments) < 3:
+    if len(arguments) < 3:
         return None
     starts, ends, axes, *steps = arguments
     if axes is None:

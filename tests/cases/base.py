@@ -161,7 +161,7 @@ def case(name: str, nodes: str, **kw: object) -> Case:
     constants = {k: np.asarray(v) for k, v in kw.items() if k not in shapes and k not in fed}
     dyn = own.get("dyn", {})
     if isinstance(dyn, str):
-        own["dyn"] = {next(iter(shapes)): dyn}
+        own["dyn"] = {next(iter(shapes)): dyn} if dyn else {}
     return Case(name, nodes, shapes, constants, fed, **own)  # type: ignore[arg-type]
 
 

@@ -147,7 +147,8 @@ def gathers() -> Iterator[Case]:
     yield case("GatherND-points", nd, i=np.array([[1, 2, 3], [0, 0, 0]]), **THREE)
     yield case("GatherND-batch", "y = GatherND <batch_dims=1> (x, i)", i=np.array([[[1], [0]], [[2], [-1]]]), dyn="..b", **THREE)
     yield case("GatherND-11", nd, opset=11, i=np.array([[1, 2]]), **THREE)
-    for attrs in ("", "<largest=0>", "<axis=0>", "<axis=1, sorted=0>"):
+    yield case("TopK-unsorted", "v, i = TopK <axis=1, sorted=0> (x, k); y = ReduceSum (v, a)", k=ints(2), a=ints(1), x=(3, 5), dyn="ab")
+    for attrs in ("", "<largest=0>", "<axis=0>"):
         yield case(f"TopK-{attrs}", f"y, i = TopK {attrs} (x, k)", k=ints(2), x=(3, 5), dyn="ab")
     yield case("TopK-ties", "y, i = TopK (x, k)", draw="ties", k=ints(3), x=(3, 5))
     yield case("TopK-no-indices", "y, _ = TopK (x, k); d = Identity (_)", k=ints(3), x=(3, 5))
@@ -213,12 +214,19 @@ def resampling() -> Iterator[Case]:
     for mode in ("linear", "cubic"):
         yield case(f"Resize-antialias-{mode}", f'y = Resize <mode="{mode}", antialias=1> (x, , s)', s=floats(1, 1, 0.5, 0.6), x=(1, 1, 6, 7))
     yield case("Resize-axes", 'y = Resize <mode="linear", axes=[3, 2]> (x, , s)', s=floats(0.6, 2), x=(1, 2, 4, 5))
-    policy = 'y = Resize <axes=[2, 3], mode="linear", keep_aspect_ratio_policy="not_larger"> (x, , , s)'
-    yield case("Resize-policy-larger", policy.replace("not_larger", "not_smaller"), s=ints(7, 8), x=(1, 1, 4, 6))
-    yield case("Resize-policy", policy, s=ints(7, 8), x=(1, 1, 4, 6))
-    crop = 'y = Resize <mode="linear", extrapolation_value=0.7, coordinate_transformation_mode="tf_crop_and_resize"> (x, r, , s)'
-    yield case("Resize-crop", crop, s=ints(1, 1, 3, 6), r=floats(0, 0, 0.2, 0.1, 1, 1, 0.8, 0.9), x=(1, 1, 4, 5))
-    yield case("Resize-crop-outside", crop, s=ints(1, 1, 3, 6), r=floats(0, 0, 0.2, -0.3, 1, 1, 0.8, 1.2), x=(1, 1, 4, 5))
+    policy = 'y = Resize <axes=[2, 3], mode="MODE", keep_aspect_ratio_policy="POLICY"> (x, , , s)'
+    for mode in ("nearest", "linear", "cubic"):
+        for keep in ("not_larger", "not_smaller"):
+            text = policy.replace("MODE", mode).replace("POLICY", keep)
+            yield case(f"Resize-{keep}-{mode}", text, s=ints(7, 8), x=(1, 1, 4, 6), dyn="n...")
+    crop = 'y = Resize <mode="MODE", extrapolation_value=0.7, coordinate_transformation_mode="tf_crop_and_resize"> (x, r, , s)'
+    boxes = {"": (0.2, 0.1, 0.8, 0.9), "-outside": (0.2, -0.3, 0.8, 1.2), "-flipped": (0.9, 1.2, -0.1, 0.2)}
+    for mode in ("nearest", "linear"):
+        for name, (top, left, bottom, right) in boxes.items():
+            box = floats(0, 0, top, left, 1, 1, bottom, right)
+            yield case(f"Resize-crop{name}-{mode}", crop.replace("MODE", mode), s=ints(1, 1, 3, 6), r=box, x=(1, 1, 4, 5))
+    one = crop.replace("MODE", "linear").replace("tf_crop_and_resize\"", "tf_crop_and_resize\", axes=[2, 3]")
+    yield case("Resize-crop-axes", one, s=ints(1, 4), r=floats(-0.4, 0, 0.2, 1.5), x=(2, 1, 4, 5), dyn="n...")
     yield case("Resize-1d", 'y = Resize <mode="linear"> (x, , s)', s=floats(1, 1, 2.5), x=(2, 2, 4), dyn="n..")
     yield case("Resize-3d", 'y = Resize <mode="linear"> (x, , s)', s=floats(1, 1, 2, 1, 0.5), x=(1, 1, 2, 3, 4))
     yield case("Resize-10", 'y = Resize <mode="linear"> (x, s)', opset=10, s=floats(1, 1, 2, 1.5), x=(1, 1, 4, 5))
@@ -255,11 +263,12 @@ def fourier() -> Iterator[Case]:
     yield case("DFT-default", "y = DFT (x)", x=(2, 3, 4, 1))
     yield case("DFT-17", "y = DFT <axis=1> (x)", opset=17, x=real)
     stft = {"h": i0(4), "l": i0(6), "g": np.abs(w(6))}
-    yield case("STFT", "y = STFT (x, h, g, l)", x=(1, 16, 1), **stft)
+    yield case("STFT", "y = STFT <onesided=1> (x, h, g, l)", x=(1, 16, 1), **stft)
     yield case("STFT-two-sided", "y = STFT <onesided=0> (x, h, g, l)", x=(2, 14, 1), **stft)
-    yield case("STFT-no-length", "y = STFT (x, h, g)", x=(2, 16, 1), h=i0(4), g=stft["g"])
-    yield case("STFT-no-window", "y = STFT (x, h, , l)", x=(2, 16, 1), h=i0(3), l=i0(6))
-    power = "s = STFT (x, h, g, l); q = Mul (s, s); e = ReduceSum <keepdims=0> (q, a); m = MatMul (e, f); c = Clip (m, lo); y = Log (c)"
+    yield case("STFT-no-length", "y = STFT <onesided=1> (x, h, g)", x=(2, 16, 1), h=i0(4), g=stft["g"])
+    yield case("STFT-no-window", "y = STFT <onesided=1> (x, h, , l)", x=(2, 16, 1), h=i0(3), l=i0(6))
+    yield case("STFT-onesided-by-default", "y = STFT (x, h, g, l)", x=(1, 16, 1), **stft)
+    power = "s = STFT <onesided=1> (x, h, g, l); q = Mul (s, s); e = ReduceSum <keepdims=0> (q, a); m = MatMul (e, f); c = Clip (m, lo); y = Log (c)"
     yield case("log-mel", power, x=(1, 16, 1), a=ints(-1), f=np.abs(w(4, 3)), lo=F32(1e-5), **stft)
 
 
