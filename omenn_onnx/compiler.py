@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import inliner
+from onnx import helper, inliner
 
 import omenn_onnx
 from omenn_onnx.calculus import Calculus
-from omenn_onnx.errors import CompileError, NoPath
+from omenn_onnx.errors import CompileError, NameNotFound, NoPath
 from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.files import LoadedModel, load_model
 from omenn_onnx.graph.ir import Graph, Node, Shape, Tensor
 from omenn_onnx.graph.read import read_graph
+from omenn_onnx.graph.skeleton import skeleton
+from omenn_onnx.graph.walk import graphs_of
 from omenn_onnx.graph.write import append_nodes, live_nodes
 from omenn_onnx.linear.build import Builder
 from omenn_onnx.linear.program import Equation, Var
@@ -76,14 +78,18 @@ def linearise(
     proto = core_model(loaded)
     doubles = to_double(proto, str(loaded.folder or "")) if dtype == "float64" else {}
     graph = read_graph(proto, str(loaded.folder or ""))
-    emit = Emitter(graph, explanation_type(graph, dtype), _free_prefix(graph, f"{prefix}omenn"))
+    for op in opaque:
+        if all(op != n.op for n in graph.nodes):
+            raise NameNotFound("operator", op, (n.op for n in graph.nodes))
+    emit = Emitter(graph, explanation_type(graph, dtype), _free_prefix(names_in(proto), f"{prefix}omenn"))
     sources = find_inputs(graph, [doubles.get(n, n) for n in inputs])
     views = Views(graph, emit, sources, opaque)
     calculus = Calculus(graph, emit, rules == "tangent", frozenset(opaque), views)
     z = find_output(graph, views, output if output is None else doubles.get(output, output))
     if z.shape is None:
-        raise CompileError(f"the rank of the explained output {z.name!r} is not known; declare shapes in the model")
-    axes = channel_axes(views.nodes, sources, axis or {})
+        raise unknown_rank(proto, z.name)
+    public = {twin: name for name, twin in doubles.items()}
+    axes = channel_axes(views.nodes, sources, {doubles.get(n, n): a for n, a in (axis or {}).items()})
     variables: dict[Tensor, tuple[Var, Var]] = {}
     for t in sources:
         assert t.shape is not None
@@ -96,7 +102,6 @@ def linearise(
         named = ", ".join(repr(t.name) for t in sources)
         why = "is constant" if z.const else "does not depend on it through floating-point arithmetic"
         raise NoPath(f"no path leads from the explained input {named} to the explained output {z.name!r}, which {why}")
-    public = {twin: name for name, twin in doubles.items()}
     return Linearised(proto, graph, views, emit, calculus, variables, axes, z, public)
 
 
@@ -122,8 +127,28 @@ def explanation_type(graph: Graph, dtype: str) -> np.dtype[Any]:
     return np.dtype(np.float32)
 
 
-def _free_prefix(graph: Graph, prefix: str) -> str:
-    names = set(graph.tensors) | {n.name for n in graph.nodes}
+def unknown_rank(proto: onnx.ModelProto, name: str) -> CompileError:
+    """The error for an explained output of unknown rank: what shape inference finds wrong with the model, if anything."""
+    try:
+        onnx.shape_inference.infer_shapes(skeleton(proto), strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as e:
+        found = " ".join(str(e).split())
+        return CompileError(f"the rank of the explained output {name!r} is not known: the shapes do not fit: {found}")
+    return CompileError(f"the rank of the explained output {name!r} is not known; declare shapes in the model")
+
+
+def names_in(proto: onnx.ModelProto) -> set[str]:
+    """Every name that a model uses for a tensor or a node, in its subgraphs and among unused weights too."""
+    names: set[str] = set()
+    for graph in graphs_of(proto):
+        names.update(v.name for v in (*graph.input, *graph.output, *graph.initializer))
+        names.update(s.values.name for s in graph.sparse_initializer)
+        for node in graph.node:
+            names.update((node.name, *node.input, *node.output))
+    return names
+
+
+def _free_prefix(names: set[str], prefix: str) -> str:
     while any(n.startswith(prefix + "/") for n in names):
         prefix += "_"
     return prefix
@@ -206,7 +231,7 @@ def compile_loaded(
     """Compile a loaded model."""
     lin = linearise(loaded, inputs, output, rules, axis, dtype, opaque, prefix)
     emit, z = lin.emit, lin.output
-    public = Names(prefix, set(lin.graph.tensors))
+    public = Names(prefix, names_in(lin.proto))
     input_name = public({"input": "target", "seed": "seed"}[target.kind]) if target.kind in ("input", "seed") else ""
     seeded = make_seed(emit, target, emit.cast(z), class_axis(lin.views, z), input_name)
     maps = adjoint_maps(lin, seeded)
@@ -259,8 +284,8 @@ def compile_loaded(
         "opaque": json.dumps(sorted({n.op for n in lin.calculus.opaque_nodes})),
         "rows": json.dumps(rows_are_independent(lin)),
     }
-    for key, value in meta.items():
-        proto.metadata_props.add(key=f"omenn.{key}", value=value)
+    own_meta = {p.key: p.value for p in proto.metadata_props if not p.key.startswith("omenn.")}
+    helper.set_model_props(proto, own_meta | {f"omenn.{key}": value for key, value in meta.items()})
     return Compiled(proto, lin, target, lin.name(z), before, nodes)
 
 

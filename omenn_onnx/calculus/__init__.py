@@ -3,6 +3,7 @@
 from omenn_onnx.calculus import (
     contractions,
     convolutions,
+    einsum,
     elementwise,
     grid,
     indexing,
@@ -24,6 +25,7 @@ __all__ = [
     "Pair",
     "contractions",
     "convolutions",
+    "einsum",
     "elementwise",
     "grid",
     "indexing",

@@ -151,7 +151,7 @@ class Calculus:
             return self._opaque(node)
         function = RULES.get(key)
         if function is None or node.captured:
-            raise OutsideCalculus("no rule for this operator")
+            raise OutsideCalculus(node.refusal or "no rule for this operator")
         self.used[node.op] = self.used.get(node.op, 0) + 1
         operands = [None if t is None else self.operand(t) for t in node.inputs]
         wanted = inspect.signature(function).parameters

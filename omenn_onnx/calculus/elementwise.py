@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, constant, rule
+from omenn_onnx.calculus.base import Calculus, Operand, Pair, constant, rule
 from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.ir import Node, Tensor
 

@@ -7,19 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, rule
-from omenn_onnx.calculus.shape_ops import arange
+from omenn_onnx.calculus.shape_ops import arange, eye
 from omenn_onnx.calculus.windows import valid_taps
 from omenn_onnx.graph.ir import Dim, Node, Shape, Tensor
 from omenn_onnx.linear import program as lp
 from omenn_onnx.linear.program import Var
 
 _LETTERS = "abcdefghijklmnopqrstuvw"
-
-
-def eye(p: Calculus, size: Dim) -> Tensor:
-    """The identity matrix."""
-    zeros = p.emit.op("Expand", 0.0, p.emit.shape([size, size]), shape=(size, size))
-    return p.emit.op("EyeLike", zeros, shape=(size, size))
 
 
 @rule("Resize")

@@ -240,6 +240,12 @@ def arange(p: Calculus, size: Dim) -> Tensor:
     return p.emit.op("Range", zero, end, one, shape=(size,), dtype=np.dtype(np.int64))
 
 
+def eye(p: Calculus, size: Dim) -> Tensor:
+    """The identity matrix."""
+    zeros = p.emit.op("Expand", 0.0, p.emit.shape([size, size]), shape=(size, size))
+    return p.emit.op("EyeLike", zeros, shape=(size, size))
+
+
 @rule("Split")
 def split(p: Calculus, node: Node, X: Operand, _: Operand | None = None, *, axis: int = 0) -> list[Pair | None]:
     if X.pair is None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, rule
-from omenn_onnx.calculus.resampling import eye
-from omenn_onnx.calculus.shape_ops import arange
+from omenn_onnx.calculus.shape_ops import arange, eye
 from omenn_onnx.graph.ir import Dim, Node, Shape, Tensor
 from omenn_onnx.linear.program import Var
 

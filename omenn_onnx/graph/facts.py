@@ -43,7 +43,7 @@ def collect_facts(proto: onnx.ModelProto) -> Facts:
     """Types, shapes and small constant values of every tensor of ``proto``; unknown sizes get a symbol of their own."""
     bare = skeleton(proto, limit=_FOLD_LIMIT)
     declared = {v.name: v for v in bare.graph.value_info}
-    declared.update({v.name: v for v in bare.graph.output})
+    declared.update({v.name: v for v in proto.graph.output})  # (those of bare lose their shapes below)
     static = all(d.HasField("dim_value") for v in proto.graph.input for d in v.type.tensor_type.shape.dim)
     del bare.graph.value_info[:]
     for output in bare.graph.output:
@@ -199,8 +199,15 @@ def _gather(
         if not _learn(raw, known_as, follow_sizes(proto.graph.node, raw, values)):
             break
     for name, dims in raw.items():
-        facts.shapes[name] = tuple(f"{name}#{i}" if d is None else d for i, d in enumerate(dims))
+        facts.shapes[name] = tuple(_symbol(name, i, d) for i, d in enumerate(dims))
     return facts
+
+
+def _symbol(name: str, axis: int, d: Dim | None) -> Dim:
+    """A size, or a symbol; one with # in it is nobody's name for anything, and no user sees it."""
+    if d is None:
+        return f"{name}#{axis}"
+    return f"{d}#" if isinstance(d, str) and d.startswith(_MADE_UP) else d
 
 
 def _merge_declared(

@@ -52,7 +52,8 @@ class Tensor:
 class Node:
     """An operator application. ``inputs`` holds None for an omitted optional input.
 
-    ``captured`` are the outer tensors that its subgraphs use. ``origin`` is the user-visible name of the node that it
+    ``captured`` are the outer tensors that its subgraphs use. ``refusal`` says why it has no decomposition, if one was
+    tried. ``origin`` is the user-visible name of the node that it
     stands for: its own, or that of the last node of a recognised decomposition.
     """
 
@@ -63,6 +64,7 @@ class Node:
     attrs: dict[str, Any]
     name: str
     captured: list[Tensor] = field(default_factory=list)
+    refusal: str = ""
 
     @property
     def origin(self) -> str:

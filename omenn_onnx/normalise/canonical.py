@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from omenn_onnx.calculus.base import knows
+from omenn_onnx.calculus.base import OutsideCalculus, knows
 from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.ir import Graph, Node, Tensor
 from omenn_onnx.normalise.decompose import decompose
@@ -49,7 +49,10 @@ class Views:
             self.nodes.append(node)
             return
         if not knows(node) and node.op not in self.opaque and not node.captured:
-            parts = decompose(node, self.graph, self.emit)
+            try:
+                parts = decompose(node, self.graph, self.emit)
+            except OutsideCalculus as e:
+                parts, node.refusal = None, str(e)
             if parts is not None:
                 self.decomposed[node.op] = self.decomposed.get(node.op, 0) + 1
                 around, self.inside = self.inside, node.op

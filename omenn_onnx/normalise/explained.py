@@ -40,7 +40,11 @@ def find_inputs(graph: Graph, names: Sequence[str]) -> list[Tensor]:
     """The tensors of those names, or the default: the float inputs, for token ids the output of the word embedding, for
     an integer image its first Cast."""
     if names:
-        return [_float_tensor(graph, n, "explained input") for n in dict.fromkeys(names)]
+        chosen = [_float_tensor(graph, n, "explained input") for n in dict.fromkeys(names)]
+        for t in chosen:
+            if t.const:
+                raise CompileError(f"the explained input {t.name!r} is a constant: it does not depend on the model's input")
+        return chosen
     found = [t for t in graph.inputs if t.is_float and t.rank != 0]
     integers = [t for t in graph.inputs if t.dtype is not None and t.dtype.kind in "iu" and not t.const]
     embeddings = _word_embeddings(graph, integers)
@@ -99,6 +103,9 @@ AxisMap = tuple[frozenset[int], ...]
 def channel_axes(nodes: Sequence[Node], sources: Sequence[Tensor], given: Mapping[str, int]) -> dict[Tensor, int]:
     """For each explained tensor the axis along which the ones channel is appended."""
     axes: dict[Tensor, int] = {}
+    for name in given:
+        if name and all(name != t.name for t in sources):
+            raise NameNotFound("--channel-axis: explained input", name, (t.name for t in sources))
     for t in sources:
         rank = t.rank
         if rank is None:

@@ -114,7 +114,9 @@ class OrtEngine:
         except Exception as error:  # ONNX Runtime's exceptions share no narrower base
             shapes = ", ".join(f"{n} {list(_shape(v))}" for n, v in feeds.items())
             raise FeedError(f"the model refused its inputs ({shapes}): {one_line(error)}") from error
-        return Results({o.name: Held(v) for o, v in zip(self.outputs, values, strict=True)})
+        # An output that is an input too (`target`) lies where it was fed from, and lives no longer than that.
+        kept = {o.name: feeds.get(o.name, v) for o, v in zip(self.outputs, values, strict=True)}
+        return Results({n: Held(v) for n, v in kept.items()})
 
     def _run_bound(self, feeds: Mapping[str, Any]) -> Sequence[Any]:
         ort_value = runtime().OrtValue

@@ -102,8 +102,7 @@ def forms() -> Iterator[Case]:
 def bodies() -> Iterator[Case]:
     """Operators without a rule: their function body."""
     grid = {"x": (1, 6), "r": ints(1, 2, 3), "z": ints(1, 1, 2, 2)}
-    yield case("body-AffineGrid", "t = Reshape (x, r); y = AffineGrid <align_corners=1> (t, z)", **grid)
-    yield case("body-AffineGrid-default", "t = Reshape (x, r); y = AffineGrid (t, z)", **grid)
+    yield case("body-AffineGrid", "t = Reshape (x, r); y = AffineGrid (t, z)", **grid)
     yield case("body-CenterCropPad", "y = CenterCropPad <axes=[1, 2]> (x, s)", x=(1, 4, 5), s=ints(3, 2))
     yield case("body-Attention", "y = Attention <q_num_heads=2, kv_num_heads=2> (x, x, x)", opset=23, x=(2, 3, 4))
 
@@ -129,8 +128,6 @@ def refused() -> Iterator[tuple[Case, str]]:
     yield case("refused-scatter-max", 'y = ScatterND <reduction="max"> (x, i, z)', opset=18, x=(2, 3), z=(1, 3), i=np.array([[0]])), "reduction"
     yield case("refused-OneHot", "y = OneHot (i, d, x)", x=(2,), i=ints(0, 1), d=ints(3)), "on and off"
     yield case("refused-Dropout", "y = Dropout (x, r, t)", x=(2, 3), r=F32(0.5), t=np.array(True)), "training"
-    repeated = case("refused-diagonal", 'y = Einsum <equation="ii->i"> (x)', x=(3, 3))
-    yield repeated, "repeats a label"
     fed = Fed(ints(1, 1))
     yield case("refused-computed-pads", "y = Pad (x, p)", x=(3,), p=fed), "pads"
     axis = case("refused-computed-axis", "y = CumSum (x, a)", x=(2, 3), a=Fed(i0(1)))

@@ -220,7 +220,7 @@ def resampling() -> Iterator[Case]:
             text = policy.replace("MODE", mode).replace("POLICY", keep)
             yield case(f"Resize-{keep}-{mode}", text, s=ints(7, 8), x=(1, 1, 4, 6), dyn="n...")
     crop = 'y = Resize <mode="MODE", extrapolation_value=0.7, coordinate_transformation_mode="tf_crop_and_resize"> (x, r, , s)'
-    boxes = {"": (0.2, 0.1, 0.8, 0.9), "-outside": (0.2, -0.3, 0.8, 1.2), "-flipped": (0.9, 1.2, -0.1, 0.2)}
+    boxes = {"": (0.2, 0.1, 0.7, 0.87), "-outside": (0.2, -0.3, 0.7, 1.23), "-flipped": (0.9, 1.17, -0.1, 0.23)}
     for mode in ("nearest", "linear"):
         for name, (top, left, bottom, right) in boxes.items():
             box = floats(0, 0, top, left, 1, 1, bottom, right)

@@ -180,6 +180,11 @@ def einsums() -> Iterator[Case]:
     attention = """s = Einsum <equation="bqhd,bkhd->bhqk"> (x, z); p = Softmax (s)
         y = Einsum <equation="bhqk,bkhd->bqhd"> (p, x)"""
     yield case("Einsum-attention", attention, x=(2, 3, 2, 2), z=(2, 3, 2, 2), dyn={"x": "nthd", "z": "nthd"})
+    yield e("diagonal", "ii->i", "x", x=(3, 3))
+    yield e("trace", "bii->b", "x", x=(2, 3, 3), dyn="n..")
+    yield e("diagonal-of-three", "iii->i", "x", x=(3, 3, 3))
+    yield e("diagonal-times-weight", "bii,ij->bj", "x, w", x=(2, 3, 3), w=w(3, 4), dyn="n..")
+    yield e("diagonal-of-weight", "bi,ii->bi", "x, w", x=(2, 3), w=w(3, 3), dyn="n.")
     yield e("12", "bij,bkj->bik", "x, w", opset=12, x=(2, 3, 4), w=w(2, 5, 4))
 
 

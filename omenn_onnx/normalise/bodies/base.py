@@ -1,0 +1,110 @@
+"""What a decomposition works with: the node's operands, and nodes to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from omenn_onnx.calculus.base import OutsideCalculus
+from omenn_onnx.graph.ir import Array, Node, Shape, Tensor
+
+Value = str | Array | float | Sequence[int] | None
+"""A name, a constant, a number (of the first float operand's type), a list of int64, or nothing."""
+
+BODIES: dict[tuple[str, str], Callable[[Body], None]] = {}
+
+
+def body(*ops: str, domain: str) -> Callable[[Callable[[Body], None]], Callable[[Body], None]]:
+    """Registers the decomposition of some operators."""
+
+    def register(function: Callable[[Body], None]) -> Callable[[Body], None]:
+        for op in ops:
+            BODIES[domain, op] = function
+        return function
+
+    return register
+
+
+class Body:
+    """One node that is being decomposed. Its operand k is named ``ik``, its output ``ok``."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
+        self.dtype = next((t.dtype for t in node.inputs if t is not None and t.is_float), np.dtype(np.float32))
+        self._count = 0
+
+    # The node
+
+    def operand(self, k: int) -> str | None:
+        """The name of operand k; None if it is omitted."""
+        return f"i{k}" if self.tensor(k) is not None else None
+
+    def tensor(self, k: int) -> Tensor | None:
+        """What is known of operand k."""
+        return self.node.input(k)
+
+    def shape(self, k: int) -> Shape:
+        """The shape of operand k."""
+        t = self.tensor(k)
+        if t is None or t.shape is None:
+            raise OutsideCalculus(f"the shape of its operand {k} is not known")
+        return t.shape
+
+    def number(self, k: int, what: str) -> Array:
+        """The value of operand k, which must be known at compile time."""
+        t = self.tensor(k)
+        if t is None or t.value is None:
+            raise OutsideCalculus(f"its {what} must be known at compile time")
+        return t.value
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute; text as str."""
+        value = self.node.attrs.get(name, default)
+        return value.decode() if isinstance(value, bytes) else value
+
+    def wants(self, k: int) -> bool:
+        """Whether output k is used."""
+        return k < len(self.node.outputs) and bool(self.node.outputs[k].name)
+
+    def refuse(self, why: str) -> OutsideCalculus:
+        """The error that this node has no linear form; raise it."""
+        return OutsideCalculus(why)
+
+    # Nodes
+
+    def op(self, op: str, *inputs: Value, domain: str = "", **attrs: Any) -> str:
+        """One node with one output."""
+        return self.ops(op, 1, *inputs, domain=domain, **attrs)[0]
+
+    def ops(self, op: str, count: int, *inputs: Value, domain: str = "", **attrs: Any) -> list[str]:
+        """One node with several outputs."""
+        outputs = [self._new(op) for _ in range(count)]
+        names = [self._name(i) for i in inputs]
+        self.nodes.append(helper.make_node(op, names, outputs, name=outputs[0], domain=domain, **attrs))
+        return outputs
+
+    def give(self, k: int, name: str) -> None:
+        """Let output k be ``name``."""
+        if self.wants(k):
+            self.nodes.append(helper.make_node("Identity", [name], [f"o{k}"], name=f"o{k}"))
+
+    def _new(self, what: str) -> str:
+        self._count += 1
+        return f"{what}_{self._count}"
+
+    def _name(self, value: Value) -> str:
+        if value is None:
+            return ""
+        if isinstance(value, str):
+            return value
+        if isinstance(value, (int, float)):
+            value = np.asarray(value, self.dtype)
+        array = np.asarray(value, np.int64) if not isinstance(value, np.ndarray) else value
+        name = self._new("constant")
+        self.constants.append(numpy_helper.from_array(array, name))
+        return name
