@@ -14,7 +14,7 @@ from onnx import helper, inliner
 
 import omenn_onnx
 from omenn_onnx.calculus import Calculus
-from omenn_onnx.errors import CompileError, NameNotFound, NoPath
+from omenn_onnx.errors import CompileError, NameNotFound, NoPath, UnsupportedOperators
 from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.files import LoadedModel, load_model
 from omenn_onnx.graph.ir import Graph, Node, Shape, Tensor
@@ -30,7 +30,7 @@ from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered
 from omenn_onnx.normalise.canonical import Views
 from omenn_onnx.normalise.double import to_double
-from omenn_onnx.normalise.explained import channel_axes, class_axis, find_inputs, find_output
+from omenn_onnx.normalise.explained import channel_axes, class_axis, find_inputs, find_outputs
 from omenn_onnx.normalise.upgrade import upgrade
 from omenn_onnx.seeds import Seeded, Target, make_seed, parse_target
 
@@ -81,13 +81,11 @@ def linearise(
     for op in opaque:
         if all(op != n.op for n in graph.nodes):
             raise NameNotFound("operator", op, (n.op for n in graph.nodes))
-    emit = Emitter(graph, explanation_type(graph, dtype), _free_prefix(names_in(proto), f"{prefix}omenn"))
+    emit = Emitter(graph, explanation_type(graph, dtype), _free_prefix(proto, f"{prefix}omenn"))
     sources = find_inputs(graph, [doubles.get(n, n) for n in inputs])
     views = Views(graph, emit, sources, opaque)
     calculus = Calculus(graph, emit, rules == "tangent", frozenset(opaque), views)
-    z = find_output(graph, views, output if output is None else doubles.get(output, output))
-    if z.shape is None:
-        raise unknown_rank(proto, z.name)
+    candidates = find_outputs(graph, views, output if output is None else doubles.get(output, output))
     public = {twin: name for name, twin in doubles.items()}
     axes = channel_axes(views.nodes, sources, {doubles.get(n, n): a for n, a in (axis or {}).items()})
     variables: dict[Tensor, tuple[Var, Var]] = {}
@@ -98,10 +96,15 @@ def linearise(
         calculus.source(t, *variables[t])
     for node in views.nodes:
         calculus.linearise(node)
+    z = next((t for t in candidates if t in calculus.pairs), candidates[0])
+    if z.shape is None:
+        said = f"the rank of the explained output {z.name!r} is not known; declare shapes in the model"
+        raise misfit(proto) or CompileError(said)
     if z not in calculus.pairs:
         named = ", ".join(repr(t.name) for t in sources)
         why = "is constant" if z.const else "does not depend on it through floating-point arithmetic"
-        raise NoPath(f"no path leads from the explained input {named} to the explained output {z.name!r}, which {why}")
+        said = f"no path leads from the explained input {named} to the explained output {z.name!r}, which {why}"
+        raise misfit(proto) or NoPath(said)
     return Linearised(proto, graph, views, emit, calculus, variables, axes, z, public)
 
 
@@ -127,28 +130,29 @@ def explanation_type(graph: Graph, dtype: str) -> np.dtype[Any]:
     return np.dtype(np.float32)
 
 
-def unknown_rank(proto: onnx.ModelProto, name: str) -> CompileError:
-    """The error for an explained output of unknown rank: what shape inference finds wrong with the model, if anything."""
+def misfit(proto: onnx.ModelProto) -> CompileError | None:
+    """What strict shape inference finds wrong with a model: the cause, where sizes do not fit, of what follows."""
     try:
         onnx.shape_inference.infer_shapes(skeleton(proto), strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as e:
-        found = " ".join(str(e).split())
-        return CompileError(f"the rank of the explained output {name!r} is not known: the shapes do not fit: {found}")
-    return CompileError(f"the rank of the explained output {name!r} is not known; declare shapes in the model")
+        if "instead is null" not in str(e):  # a type that inference does not know is no misfit
+            return CompileError(f"the shapes do not fit: {' '.join(str(e).split())}")
+    return None
 
 
-def names_in(proto: onnx.ModelProto) -> set[str]:
-    """Every name that a model uses for a tensor or a node, in its subgraphs and among unused weights too."""
+def tensor_names(proto: onnx.ModelProto) -> set[str]:
+    """Every name that a model uses for a tensor, in its subgraphs and for unused weights too."""
     names: set[str] = set()
     for graph in graphs_of(proto):
         names.update(v.name for v in (*graph.input, *graph.output, *graph.initializer))
         names.update(s.values.name for s in graph.sparse_initializer)
         for node in graph.node:
-            names.update((node.name, *node.input, *node.output))
+            names.update((*node.input, *node.output))
     return names
 
 
-def _free_prefix(names: set[str], prefix: str) -> str:
+def _free_prefix(proto: onnx.ModelProto, prefix: str) -> str:
+    names = tensor_names(proto) | {n.name for n in proto.graph.node}
     while any(n.startswith(prefix + "/") for n in names):
         prefix += "_"
     return prefix
@@ -231,10 +235,13 @@ def compile_loaded(
     """Compile a loaded model."""
     lin = linearise(loaded, inputs, output, rules, axis, dtype, opaque, prefix)
     emit, z = lin.emit, lin.output
-    public = Names(prefix, names_in(lin.proto))
+    public = Names(prefix, tensor_names(lin.proto))
     input_name = public({"input": "target", "seed": "seed"}[target.kind]) if target.kind in ("input", "seed") else ""
     seeded = make_seed(emit, target, emit.cast(z), class_axis(lin.views, z), input_name)
-    maps = adjoint_maps(lin, seeded)
+    try:
+        maps = adjoint_maps(lin, seeded)
+    except UnsupportedOperators as refused:
+        raise misfit(lin.proto) or refused from None
     outputs: list[tuple[Tensor, str]] = []
     carried: list[tuple[Tensor, str]] = []
     described: list[dict[str, Any]] = []

@@ -80,9 +80,7 @@ ARCHITECTURES = {
             dynamic={0: "batch", 2: "height", 3: "width"},
         ),
         *(
-            Architecture(
-                f"{name}_{kind}", functools.partial(build, kind), (), 8, target, {0: "batch", 1: "length"}
-            )
+            Architecture(f"{name}_{kind}", functools.partial(build, kind), (), 8, target, {0: "batch", 1: "length"})
             for name, build, target in (
                 ("bert", attention.bert, "argmax"),
                 ("gpt2", attention.gpt2, "last"),
@@ -117,7 +115,7 @@ def randomise(module: nn.Module, random: torch.Generator) -> None:
             if id(p) in seen:
                 continue
             seen.add(id(p))
-            if isinstance(part, nn.Embedding) or p.dim() > 1 and name not in ("weight", "in_proj_weight"):
+            if isinstance(part, nn.Embedding) or (p.dim() > 1 and name not in ("weight", "in_proj_weight")):
                 normal(p, 0.5)
             elif p.dim() > 1:
                 transposed = isinstance(part, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)

@@ -135,7 +135,10 @@ class Mixer(nn.Module):
 
         self.patches = nn.Conv2d(3, width, 4, 4)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(5))
-        self.tokens, self.channels = nn.ModuleList(mlp(16) for _ in range(2)), nn.ModuleList(mlp(width) for _ in range(2))
+        self.tokens, self.channels = (
+            nn.ModuleList(mlp(16) for _ in range(2)),
+            nn.ModuleList(mlp(width) for _ in range(2)),
+        )
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -147,7 +150,7 @@ class Mixer(nn.Module):
 
 
 class Text(nn.Module):
-    """A transformers model as logits(token_ids, attention_mask); `from_embeddings` takes the word embeddings instead."""
+    """A transformers model as logits(token_ids, attention_mask); `from_embeddings` takes word embeddings instead."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -178,7 +181,8 @@ def bert(attention: str) -> Text:
 def gpt2(attention: str) -> Text:
     """GPT-2 with its language-model head (tied to the word embedding)."""
     config = transformers.GPT2Config(
-        vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=32, bos_token_id=0, eos_token_id=0, attn_implementation=attention,
+        vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=32, bos_token_id=0, eos_token_id=0,
+        attn_implementation=attention,
     )  # fmt: skip
     return Text(transformers.GPT2LMHeadModel(config))
 

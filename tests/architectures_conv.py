@@ -7,9 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def conv(a: int, b: int, kernel: int, stride: int = 1, groups: int = 1, act: type[nn.Module] | None = nn.ReLU) -> nn.Module:
+def conv(
+    a: int, b: int, kernel: int, stride: int = 1, groups: int = 1, act: type[nn.Module] | None = nn.ReLU
+) -> nn.Module:
     """Convolution, BatchNorm, activation."""
-    layers: list[nn.Module] = [nn.Conv2d(a, b, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(b)]
+    layers: list[nn.Module] = [
+        nn.Conv2d(a, b, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(b),
+    ]
     return nn.Sequential(*layers, *([act()] if act else []))
 
 
@@ -88,7 +93,9 @@ class SqueezeExcite(nn.Module):
 class Inverted(nn.Module):
     """Inverted residual of MobileNetV3 and EfficientNet: expand, depthwise, squeeze-excite, project."""
 
-    def __init__(self, a: int, b: int, wide: int, kernel: int, stride: int, act: type[nn.Module], se: nn.Module) -> None:
+    def __init__(
+        self, a: int, b: int, wide: int, kernel: int, stride: int, act: type[nn.Module], se: nn.Module
+    ) -> None:
         super().__init__()
         expand = [conv(a, wide, 1, act=act)] if wide != a else []
         self.body = nn.Sequential(*expand, conv(wide, wide, kernel, stride, wide, act), se, conv(wide, b, 1, act=None))
@@ -149,7 +156,9 @@ class ConvNeXtBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(width, width, 7, padding=3, groups=width)
-        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         self.scale = nn.Parameter(torch.full((width, 1, 1), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -194,7 +203,12 @@ class Autoencoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encode = nn.Sequential(
-            nn.Conv2d(1, 8, 3, 2, 1), nn.LeakyReLU(0.1), nn.Conv2d(8, 16, 3, 2, 1), nn.ELU(), nn.Flatten(), nn.Linear(256, 12)
+            nn.Conv2d(1, 8, 3, 2, 1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(8, 16, 3, 2, 1),
+            nn.ELU(),
+            nn.Flatten(),
+            nn.Linear(256, 12),
         )
         self.decode = nn.Sequential(
             nn.Linear(12, 256), nn.Softplus(), nn.Unflatten(1, (16, 4, 4)),
@@ -274,7 +288,13 @@ class VGG(nn.Module):
         super().__init__()
 
         def stage(a: int, b: int) -> list[nn.Module]:
-            return [nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.Conv2d(b, b, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, 2)]
+            return [
+                nn.Conv2d(a, b, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(b, b, 3, padding=1),
+                nn.ReLU(),
+                nn.MaxPool2d(2, 2),
+            ]
 
         self.features = nn.Sequential(*stage(3, 8), *stage(8, 16), *stage(16, 16))
         self.head = nn.Sequential(
@@ -290,7 +310,9 @@ class FullyConvolutional(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(conv(3, 8, 3, 2), conv(8, 16, 3), nn.Conv2d(16, 16, 3, padding=2, dilation=2), nn.ReLU())
+        self.body = nn.Sequential(
+            conv(3, 8, 3, 2), conv(8, 16, 3), nn.Conv2d(16, 16, 3, padding=2, dilation=2), nn.ReLU()
+        )
         self.context = nn.Conv2d(16, 16, 1)
         self.head = nn.Conv2d(32, 4, 1)
 

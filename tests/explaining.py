@@ -31,7 +31,7 @@ def run(model: Model, feeds: Feeds, optimise: bool = True) -> dict[str, Array]:
     """All outputs by name, on the CPU with one thread. The model is given by itself or as a file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
@@ -75,7 +75,9 @@ class Result:
 
     def condition(self) -> float:
         """The condition number: (sum|C_w*X| + sum|C_b|) / max(1, |score|), the worst row's."""
-        size = sum(self.rows(np.abs(c * x)) + self.rows(np.abs(b)) for x, c, b in zip(self.x, self.c_w, self.c_b, strict=True))
+        size = sum(
+            self.rows(np.abs(c * x)) + self.rows(np.abs(b)) for x, c, b in zip(self.x, self.c_w, self.c_b, strict=True)
+        )
         return float(np.max(size / np.maximum(1, np.abs(self.score))))
 
 
@@ -117,9 +119,7 @@ def distance(actual: Array, expected: Array) -> float:
     return float(gap / max(np.max(np.abs(expected), initial=0.0), 1e-30))
 
 
-def assert_same_outputs(
-    result: Result, model: Model, feeds: Feeds, optimise: bool, bar: float = 1e-5
-) -> None:
+def assert_same_outputs(result: Result, model: Model, feeds: Feeds, optimise: bool, bar: float = 1e-5) -> None:
     """The model's own outputs are what the original gives."""
     for name, expected in run(model, feeds, optimise).items():
         got = result.outputs[name]

@@ -39,6 +39,7 @@ class RandomGraph:
     """The nodes and weights drawn so far."""
 
     draw: Draw
+    dynamic: bool
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: list[onnx.TensorProto] = field(default_factory=list)
 
@@ -120,7 +121,11 @@ def two(g: RandomGraph, found: list[T]) -> T | None:
     """Two carriers that broadcast."""
     x = choose(g, found)
     assert x is not None
-    fitting = [t for t in found if t.rank == x.rank and all(a == b or 1 in (a, b) for a, b in zip(t.shape, x.shape, strict=True))]
+    fitting = [
+        t
+        for t in found
+        if t.rank == x.rank and all(a == b or 1 in (a, b) for a, b in zip(t.shape, x.shape, strict=True))
+    ]
     y = g.pick(*fitting)
     shape = tuple(max(a, b) for a, b in zip(x.shape, y.shape, strict=True))
     kind = g.pick("Add", "Sub", "Mul", "Max", "Min", "Sum", "Mean", "Gate", "Where")
@@ -194,7 +199,7 @@ def convolution(g: RandomGraph, found: list[T]) -> T | None:
         w = g.weight((m, a // group, *kernel), scale)
         return g.op("Conv", x, w, g.weight((m,), 0.5), group=group, shape=(BATCH, m, *spatial), **attributes)
     strides, pads, dilations, n = attributes["strides"], attributes["pads"], attributes["dilations"], len(kernel)
-    extra = [g.integer(0, max(s, d) - 1) for s, d in zip(strides, dilations, strict=True)]
+    extra = [g.integer(0, s - 1) for s in strides]
     size = tuple(
         (x.shape[2 + i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - pads[i] - pads[i + n] + extra[i]
         for i in range(n)
@@ -203,7 +208,14 @@ def convolution(g: RandomGraph, found: list[T]) -> T | None:
         return None
     w = g.weight((a, m // group, *kernel), scale)
     return g.op(
-        "ConvTranspose", x, w, g.weight((m,), 0.5), group=group, output_padding=extra, shape=(BATCH, m, *size), **attributes
+        "ConvTranspose",
+        x,
+        w,
+        g.weight((m,), 0.5),
+        group=group,
+        output_padding=extra,
+        shape=(BATCH, m, *size),
+        **attributes,
     )
 
 
@@ -226,32 +238,30 @@ def norm(g: RandomGraph, found: list[T]) -> T | None:
     assert x is not None
     width, channels = x.shape[-1], x.shape[1]
     kinds = ["LayerNormalization", "BatchNormalization", "Softmax", "LogSoftmax", "LpNormalization"]
-    kinds += ["InstanceNormalization", "GroupNormalization", "LRN", "MeanVarianceNormalization"] if x.rank > 2 else []
+    kinds += ["InstanceNormalization", "GroupNormalization"] if x.rank > 2 else []
+    kinds += ["LRN", "MeanVarianceNormalization"] if x.rank == 4 else []
     kind = g.pick(*kinds)
     if kind == "LayerNormalization":
         scale = g.weight((width,), 0.2, 1.0)
         return g.op(kind, x, scale, g.weight((width,), 0.3), axis=-1, epsilon=1e-2, shape=x.shape)
     scale, bias = g.weight((channels,), 0.2, 1.0), g.weight((channels,), 0.3)
     if kind == "BatchNormalization":
-        variance = g.constant(self_uniform(g, (channels,)))
+        variance = g.constant(uniform(g, (channels,)))
         return g.op(kind, x, scale, bias, g.weight((channels,), 0.3), variance, shape=x.shape)
     if kind == "InstanceNormalization":
         return g.op(kind, x, scale, bias, epsilon=1e-2, shape=x.shape)
     if kind == "GroupNormalization":
-        one, zero = g.weight((1,), 0.2, 1.0), g.weight((1,), 0.3)
-        return g.op(kind, x, one, zero, num_groups=1, epsilon=1e-2, shape=x.shape)
+        return g.op(kind, x, scale, bias, num_groups=g.pick(1, channels), epsilon=1e-2, shape=x.shape)
     if kind == "LRN":
         return g.op(kind, x, size=3, alpha=0.3, beta=0.6, bias=1.0, shape=x.shape)
     if kind == "MeanVarianceNormalization":
-        if x.rank != 4:
-            return None
         return g.op(kind, x, axes=[1, 2, 3], shape=x.shape)
     if kind == "LpNormalization":
         return g.op(kind, x, axis=x.rank - 1, p=g.pick(1, 2), shape=x.shape)
     return g.op(kind, x, axis=g.integer(1, x.rank - 1), shape=x.shape)
 
 
-def self_uniform(g: RandomGraph, shape: Shape) -> np.ndarray:
+def uniform(g: RandomGraph, shape: Shape) -> np.ndarray:
     return g.random.uniform(0.5, 1.5, shape).astype(np.float32)
 
 
@@ -261,7 +271,9 @@ def reduction(g: RandomGraph, found: list[T]) -> T | None:
     axis = g.integer(1, x.rank - 1)
     axes = sorted({axis, x.rank - 1}) if g.flag() else [axis]
     keep = x.rank - len(axes) < 2 or g.flag()
-    kinds = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceLogSumExp ReduceSumSquare ReduceProd CumSum"
+    kinds = (
+        "ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceLogSumExp ReduceSumSquare ReduceProd CumSum"
+    )
     kind = g.pick(*kinds.split())
     if kind == "CumSum":
         at = g.constant(np.int64(axis))
@@ -297,14 +309,16 @@ def part(g: RandomGraph, found: list[T]) -> T | None:
     assert x is not None
     axis = g.integer(1, x.rank - 1)
     n = x.shape[axis]
-    kind = g.pick("Slice", "Reverse", "Gather", "Split", "TopK", "GatherElements")
+    kind = g.pick("Slice", "Reverse", "Gather", "Split", "TopK", *([] if g.dynamic else ["GatherElements"]))
 
     def resized(size: int) -> Shape:
         return (*x.shape[:axis], size, *x.shape[axis + 1 :])
 
     if kind == "Slice":
         start, step = g.integer(0, n - 1), g.integer(1, 2)
-        return g.op("Slice", x, g.ints(start), g.ints(2**40), g.ints(axis), g.ints(step), shape=resized(-(-(n - start) // step)))
+        return g.op(
+            "Slice", x, g.ints(start), g.ints(2**40), g.ints(axis), g.ints(step), shape=resized(-(-(n - start) // step))
+        )
     if kind == "Reverse":
         return g.op("Slice", x, g.ints(-1), g.ints(-(2**40)), g.ints(axis), g.ints(-1), shape=x.shape)
     if kind == "Gather":
@@ -331,7 +345,9 @@ def joined(g: RandomGraph, found: list[T]) -> T | None:
     axis = g.integer(1, x.rank - 1)
 
     def fits(t: T) -> bool:
-        return t.rank == x.rank and all(a == b for i, (a, b) in enumerate(zip(t.shape, x.shape, strict=True)) if i != axis)
+        return t.rank == x.rank and all(
+            a == b for i, (a, b) in enumerate(zip(t.shape, x.shape, strict=True)) if i != axis
+        )
 
     y: T | str = g.pick(*[t for t in found if fits(t)])
     width = y.shape[axis]
@@ -356,7 +372,7 @@ def padded(g: RandomGraph, found: list[T]) -> T | None:
 
 
 def repeated(g: RandomGraph, found: list[T]) -> T | None:
-    """Tile, Expand, Resize, DepthToSpace, SpaceToDepth, Where with a constant, Dropout, Cast to double and back."""
+    """Tile, Expand, Resize, DepthToSpace, SpaceToDepth, Where with a constant, Cast to double and back."""
     x = choose(g, found)
     assert x is not None
     kind = g.pick("Tile", "Expand", "Resize", "DepthToSpace", "SpaceToDepth", "Where", "Cast")
@@ -381,7 +397,9 @@ def repeated(g: RandomGraph, found: list[T]) -> T | None:
         mode = g.pick("nearest", "linear", "cubic")
         how = g.pick("half_pixel", "align_corners", "asymmetric")
         scales = g.constant(np.array([1, 1, 2, 1.5], np.float32))
-        return g.op(kind, x, "", scales, mode=mode, coordinate_transformation_mode=how, shape=(n, c, 2 * h, int(1.5 * w)))
+        return g.op(
+            kind, x, "", scales, mode=mode, coordinate_transformation_mode=how, shape=(n, c, 2 * h, int(1.5 * w))
+        )
     if kind == "DepthToSpace":
         return None if c % 4 else g.op(kind, x, blocksize=2, mode=g.pick("DCR", "CRD"), shape=(n, c // 4, 2 * h, 2 * w))
     return None if h % 2 or w % 2 or c > 4 else g.op(kind, x, blocksize=2, shape=(n, 4 * c, h // 2, w // 2))
@@ -393,9 +411,11 @@ STEPS: tuple[Step, ...] = (
 )  # fmt: skip
 
 
-def random_model(draw: Draw, dynamic: bool, longest: int = 9) -> onnx.ModelProto:
-    """A graph of up to ``longest`` steps on an input x of rank 2 to 4 with BATCH rows, which never meet."""
-    g = RandomGraph(draw)
+def random_model(draw: Draw, dynamic: str, longest: int = 9) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A graph of up to ``longest`` steps on an input x of rank 2 to 4 with BATCH rows, which never meet; and
+    feeds for it.  ``dynamic``: which sizes of x are symbols: "none", "batch" or "all".
+    """
+    g = RandomGraph(draw, dynamic != "none")
     shape = (BATCH, *draw(st.lists(st.integers(2, 5), min_size=1, max_size=3)))
     found = [T("x", shape)]
     for _ in range(g.integer(2, longest)):
@@ -404,12 +424,15 @@ def random_model(draw: Draw, dynamic: bool, longest: int = 9) -> onnx.ModelProto
             found.append(made)
     last = found[-1]
     z = g.op("Identity", last, shape=last.shape)
-    batch = "N" if dynamic else BATCH
+    batch = BATCH if dynamic == "none" else "N"
+    sizes = [f"d{i}" for i in range(1, len(shape))] if dynamic == "all" else shape[1:]
+    last_sizes = [None] * (last.rank - 1) if dynamic == "all" else last.shape[1:]
     graph = helper.make_graph(
         g.nodes,
         "random",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *shape[1:]])],
-        [helper.make_tensor_value_info(z.name, TensorProto.FLOAT, [batch, *last.shape[1:]])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *sizes])],
+        [helper.make_tensor_value_info(z.name, TensorProto.FLOAT, [batch, *last_sizes])],
         g.weights,
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return model, {"x": g.random.standard_normal(shape).astype(np.float32)}

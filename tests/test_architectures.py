@@ -1,4 +1,4 @@
-"""Architectures with random weights, as both PyTorch exporters write them: completeness, gradients, batches, agreement."""
+"""Architectures with random weights, from both PyTorch exporters: completeness, gradients, batches, agreement."""
 
 from __future__ import annotations
 
@@ -20,12 +20,7 @@ FORMS = {
 }
 STATIC_DYNAMO = ("resnet_basic", "convnext", "vit", "swin", "unet", "gpt2_sdpa", "bert_eager", "llama_sdpa")
 ROWS = 2
-EVERY = [
-    (name, form)
-    for name in ARCHITECTURES
-    for form in FORMS
-    if form != "dynamo20-static" or name in STATIC_DYNAMO
-]
+EVERY = [(name, form) for name in ARCHITECTURES for form in FORMS if form != "dynamo20-static" or name in STATIC_DYNAMO]
 SDPA = ("vit", "bert_sdpa", "gpt2_sdpa", "llama_sdpa")
 """Networks with scaled_dot_product_attention, which the TorchScript exporter knows from opset 14 on."""
 RULES = ("secant", "tangent")

@@ -314,7 +314,8 @@ def test_the_original_interface_stays(work: Path, capsys: Capture, name: str) ->
     before, after = onnx.load(f"{name}.onnx").graph, onnx.load("out.onnx").graph
     assert interface(after.input) == interface(before.input)
     assert interface(after.output)[: len(before.output)] == interface(before.output)
-    assert [n.SerializeToString() for n in after.node[: len(before.node)]] == [n.SerializeToString() for n in before.node]
+    kept = [[(n.name, n.op_type, list(n.output)) for n in g.node[: len(before.node)]] for g in (before, after)]
+    assert kept[0] == kept[1]
     assert list(after.initializer[: len(before.initializer)]) == list(before.initializer)
     sessions = [onnxruntime.InferenceSession(f, providers=["CPUExecutionProvider"]) for f in (f"{name}.onnx", "out.onnx")]
     own = [o.name for o in before.output]
@@ -506,9 +507,9 @@ def test_an_integer_image_is_explained_at_its_cast(work: Path, capsys: Capture) 
         (["--input", "hiden"], "explained input 'hiden' is not in the model; did you mean 'hidden'?"),
         (["--output", "logit"], "explained output 'logit' is not in the model; did you mean 'logits'?"),
         (["--input", ""], "explained input '' is not in the model"),
-        (["--channel-axis", "X=1"], "--channel-axis 'X' is not in the model"),
-        (["--channel-axis", "hidden=1"], "--channel-axis"),
-        (["--opaque", "Gem"], "did you mean 'Gemm'?"),
+        (["--channel-axis", "X=1"], "--channel-axis: explained input 'X' is not in the model; known: 'x'"),
+        (["--channel-axis", "hidden=1"], "--channel-axis: explained input 'hidden'"),
+        (["--opaque", "Gem"], "operator 'Gem' is not in the model; did you mean 'Gemm'?"),
     ],
 )
 def test_wrong_names(work: Path, capsys: Capture, argv: list[str], expected: str) -> None:
@@ -577,11 +578,19 @@ def test_channel_axis(work: Path, capsys: Capture) -> None:
     assert found.complete
 
 
-@pytest.mark.parametrize("said", ["2", "-3", "x=9", "one", "x=", "=", "1.5"])
-def test_wrong_channel_axis(work: Path, capsys: Capture, said: str) -> None:
-    assert f"--channel-axis {said.partition('=')[2] or said}" in refusal(
-        capsys, "mlp.onnx", "--channel-axis", said
-    ).replace("'", "").replace("x=", "")
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("2", "--channel-axis 2: 'x' has 2 axes"),
+        ("-3", "--channel-axis -3: 'x' has 2 axes"),
+        ("x=9", "--channel-axis 9: 'x' has 2 axes"),
+        ("one", "--channel-axis 'one': give a number, or NAME=number"),
+        ("x=", "--channel-axis 'x=': give a number"),
+        ("1.5", "--channel-axis '1.5': give a number"),
+    ],
+)
+def test_wrong_channel_axis(work: Path, capsys: Capture, said: str, expected: str) -> None:
+    assert expected in refusal(capsys, "mlp.onnx", "--channel-axis", said)
 
 
 def test_dtypes(work: Path, capsys: Capture) -> None:
@@ -753,7 +762,6 @@ def test_class_of_a_dense_output(work: Path, capsys: Capture) -> None:
         ("mlp", "0,1,99", "target 99 is out of range"),
         ("mlp", "2-7", "target 7 is out of range"),
         ("mlp", "top:4", "only 3 values a row"),
-        ("mlp", "input:4", "only 3 values a row"),
         ("mlp", "class:3", "has 3 classes"),
         ("dense", "class:5", "has 5 classes"),
         ("sequence", "class:7", "has 7 classes"),
@@ -763,6 +771,7 @@ def test_class_of_a_dense_output(work: Path, capsys: Capture) -> None:
         ("mlp", "top", "cannot be read"),
         ("mlp", "", "cannot be read"),
         ("mlp", "best", "cannot be read"),
+        ("mlp", "-1", "cannot be read"),
         ("mlp", "3-", "cannot be read"),
         ("mlp", "1;2", "cannot be read"),
         ("mlp", "99999999999999999999999", "out of range"),
@@ -852,18 +861,16 @@ def test_invalid_models(work: Path, capsys: Capture, kind: str) -> None:
     [
         lambda g: g.initializer[2].CopyFrom(weight("W2", 5, 3)),
         lambda g: g.initializer[0].CopyFrom(weight("W1", 4, 8, 1)),
-        lambda g: g.initializer[1].CopyFrom(ints("b1", *range(8))),
-        lambda g: g.output[0].CopyFrom(value("prob", ["N", 4])),
         lambda g: g.input[0].CopyFrom(value("x", ["N", 9])),
     ],
-    ids="inner-size weight-rank weight-type declared-output declared-input".split(),
+    ids="inner-size weight-rank input".split(),
 )
 def test_sizes_that_do_not_fit(work: Path, capsys: Capture, change: Callable[[onnx.GraphProto], None]) -> None:
     """No runtime loads such a model: one line says so, before anything is written."""
     made = mlp()
     change(made.graph)
     Path("bad.onnx").write_bytes(made.SerializeToString())
-    refusal(capsys, "bad.onnx")
+    assert "the shapes do not fit" in refusal(capsys, "bad.onnx")
 
 
 def test_missing_external_data(work: Path, capsys: Capture) -> None:
@@ -974,7 +981,6 @@ def test_a_disk_that_is_full(work: Path, capsys: Capture, monkeypatch: pytest.Mo
         ["mlp.onnx", "--dtype", "int8"],
         ["mlp.onnx", "--nothing"],
         ["mlp.onnx", "--target"],
-        ["mlp.onnx", "--target", "-1"],
     ],
     ids=lambda argv: " ".join(argv) or "nothing",
 )

@@ -70,7 +70,9 @@ def residual_conv(nodes: int) -> onnx.ModelProto:
     net, t = Net(["N", 4, 6, 6]), "x"
     while len(net.nodes) < nodes:
         y = net.op("Conv", t, net.weight(4, 4, 3, 3, scale=0.1), net.weight(4, scale=0.1), pads=[1, 1, 1, 1])
-        y = net.op("Conv", net.op("Relu", y), net.weight(4, 4, 3, 3, scale=0.05), net.weight(4, scale=0.1), pads=[1] * 4)
+        y = net.op(
+            "Conv", net.op("Relu", y), net.weight(4, 4, 3, 3, scale=0.05), net.weight(4, scale=0.1), pads=[1] * 4
+        )
         t = net.op("Relu", net.op("Add", t, y))
     return net.model(t)
 
@@ -127,7 +129,8 @@ def test_compile_time(maker: Callable[[int], onnx.ModelProto], nodes: int, limit
 
 
 @pytest.mark.parametrize(
-    ("maker", "nodes"), [(chain, 1000), (residual_mlp, 600), (residual_conv, 300), (dense, 200), (fan, 300), (written_out, 300)]
+    ("maker", "nodes"),
+    [(chain, 1000), (residual_mlp, 600), (residual_conv, 300), (dense, 200), (fan, 300), (written_out, 300)],
 )
 def test_complete(maker: Callable[[int], onnx.ModelProto], nodes: int) -> None:
     """The same graphs, as large as the runtime loads quickly, are explained completely."""

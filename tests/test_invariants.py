@@ -108,7 +108,9 @@ def test_1_completeness(name: str, target: str, rules: str) -> None:
             mask = np.ones_like(real["attention_mask"])
             drawn = {"token_ids": random.integers(1, 52, mask.shape), "attention_mask": mask}
         else:
-            drawn = {k: (v.std(0) * random.standard_normal(v.shape) + v.mean(0)).astype(v.dtype) for k, v in real.items()}
+            drawn = {
+                k: (v.std(0) * random.standard_normal(v.shape) + v.mean(0)).astype(v.dtype) for k, v in real.items()
+            }
         extra = {"seed": {"seed": seeds(name, rows, 2)}, "input": {"target": random.integers(0, CLASSES[name], rows)}}
         for feeds in (real, drawn):
             result = explain(proto, {**feeds, **extra.get(target, {})})
@@ -167,8 +169,7 @@ def decomposed(proto: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type not in ("LayerNormalization", "Gelu", "Softmax"):
             made.append(node)
             continue
-        graph = helper.make_graph([node], "part", [], [])
-        parts, out = written_out(node, f"{graph.node[0].name}/parts")
+        parts, out = written_out(node, f"{node.name}/parts")
         made += [*parts, helper.make_node("Identity", [out], [node.output[0]])]
     changed = onnx.ModelProto()
     changed.CopyFrom(proto)
@@ -220,12 +221,10 @@ def test_3_optimised_offline(name: str, rules: str, tmp_path: Path) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     onnxruntime.InferenceSession(model(name).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feeds, output = real_inputs(name), None
+    feeds = real_inputs(name)
     optimised = onnx.load(tmp_path / "optimised.onnx")
     assert all(n.domain in ("", "ai.onnx") for n in optimised.graph.node)
-    if name == "grammar_text":  # the optimiser renames nothing that the explanation needs
-        assert any("embedding" in n.output for n in optimised.graph.node)
-    other = explain(compiled(optimised, rules=rules, output=output), feeds)
+    other = explain(compiled(optimised, rules=rules), feeds)
     main = explain(program(name, rules), feeds)
     assert_close(other.c_w[0], main.c_w[0], 1e-4, "C_w")
     assert_close(other.c_b[0], main.c_b[0], 1e-4, "C_b")
@@ -479,11 +478,9 @@ def test_9_doubled_biases(name: str, rules: str) -> None:
                 i.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(i), bias))
         after = explain(compiled(doubled, rules=rules, target="seed"), feeds)
         expected = layers[f"layer.{node.name}"].astype(np.float64)
-        if node.op_type == "BatchNormalization":  # its map holds both its bias and its mean: (B - mean * scale / std)
-            held = {i.name: numpy_helper.to_array(i).astype(np.float64) for i in proto.graph.initializer}
-            mean = explain(compiled(without(proto, node.input[2]), rules=rules, target="seed"), feeds)
-            expected = before.c_b[0].astype(np.float64) - mean.c_b[0]
-            assert held[bias].any()
+        if node.op_type == "BatchNormalization":  # its map holds the running mean's part too
+            no_bias = explain(compiled(without(proto, node.input[2]), rules=rules, target="seed"), feeds)
+            expected = before.c_b[0].astype(np.float64) - no_bias.c_b[0]
         change = after.c_b[0].astype(np.float64) - before.c_b[0]
         assert np.abs(change - expected).max() <= 1e-5 * max(np.abs(before.c_b[0]).max(), np.abs(expected).max())
         assert_close(after.c_w[0], before.c_w[0], 1e-6, "C_w")
@@ -511,7 +508,6 @@ def test_10_ones_stay_ones(name: str, rules: str) -> None:
     lin = linear_program(name, rules)
     source = source_of(lin)
     value, ones = lin.sources[source]
-    low = Lowering(lin.emit, {})
     given = Tensor("v", lin.emit.dtype, value.shape), Tensor("o", lin.emit.dtype, ones.shape)
     low = Lowering(lin.emit, {value: Lowered(given[0], value.shape), ones: Lowered(given[1], ones.shape)})
     pairs = {t: p for t, p in lin.calculus.pairs.items() if t is not source and t.is_float}

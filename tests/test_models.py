@@ -21,10 +21,8 @@ import networks  # noqa: E402
 torch.set_num_threads(1)
 
 RULES = ("secant", "tangent")
-ML = ("breast_cancer_sklearn.skl14.onnx", "breast_cancer_sklearn.skl14-zipmap.onnx")
-"""Need operators of ai.onnx.ml on the path of the explanation, which are not part of the compiler yet."""
 INDEX = json.loads((MODELS / "exports" / "index.json").read_text())
-EXPORTS = [(name, file) for name, entry in INDEX.items() for file in entry["files"] if file not in ML]
+EXPORTS = [(name, file) for name, entry in INDEX.items() for file in entry["files"]]
 FILES = [*((name, f"{name}.onnx") for name in INDEX), *EXPORTS]
 ROWS = 12
 
@@ -133,7 +131,12 @@ def test_targets(name: str, target: str, rules: str) -> None:
         assert result.c_w[0].shape[:2] == (4, 2)
         for k in range(2):
             one = Result(
-                result.outputs, result.score[:, k], result.target, result.x, [result.c_w[0][:, k]], [result.c_b[0][:, k]]
+                result.outputs,
+                result.score[:, k],
+                result.target,
+                result.x,
+                [result.c_w[0][:, k]],
+                [result.c_b[0][:, k]],
             )
             assert_complete(one)
     else:

@@ -1,4 +1,4 @@
-"""Every operator rule, by table: tests/cases. Each case, in both rule sets, against the dense oracle and against itself."""
+"""Every operator rule, by table (tests/cases): each case, in both rule sets, against the dense oracle and itself."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def maps_of(result: dict[str, Array], case: Case) -> dict[str, Array]:
 
 
 def assert_same_maps(got: dict[str, Array], expected: dict[str, Array], feeds: dict[str, Array]) -> None:
-    """Within BAR of the largest entry of all expected maps of the same kind; where C_b is what large parts of C_w X leave
-    over, within BAR of a hundredth of those."""
+    """Within BAR of the largest entry of all expected maps of the same kind; where C_b is what large parts of C_w X
+    leave over, within BAR of a hundredth of those."""
     assert got.keys() == expected.keys()
     carried = max(np.abs(v * feeds[k[4:]]).max(initial=0) for k, v in expected.items() if k.startswith("C_w"))
     for kind in ("C_w", "C_b"):
@@ -120,7 +120,9 @@ def assert_complete(result: dict[str, Array], maps: dict[str, Array], feeds: dic
     assert abs(score - sum(p.sum() for p in parts)) <= COMPLETE * size
 
 
-def check_against_oracle(case: Case, rules: str, axis: int, runner: Runner, feeds: dict[str, Array], dynamic=False) -> Array:
+def check_against_oracle(
+    case: Case, rules: str, axis: int, runner: Runner, feeds: dict[str, Array], dynamic=False
+) -> Array:
     """Maps and completeness for a random seed, which is returned."""
     shape = Runner(case.model(dynamic), case)(feeds)[case.output] if dynamic else original(case)[case.output]
     seed = seed_for(shape)
@@ -135,11 +137,13 @@ def check_against_oracle(case: Case, rules: str, axis: int, runner: Runner, feed
 
 @every_case
 def test_maps(case: Case, rules: str) -> None:
-    """C_w and C_b of a random seed as the oracle's, for several channel axes, runtime optimisation off and on; complete;
-    the model's own output bit for bit as before (4 ulp where the upgrade takes another kernel)."""
+    """C_w and C_b of a random seed as the oracle's, for several channel axes, optimisation off and on; complete; the
+    model's own output bit for bit as before (4 ulp where the upgrade takes another kernel)."""
     feeds = case.feeds()
     for axis in case.channels():
-        runner = maps_runner(case, rules, axis) if axis == case.channels()[0] else Runner(compiled(case, rules, axis), case)
+        runner = (
+            maps_runner(case, rules, axis) if axis == case.channels()[0] else Runner(compiled(case, rules, axis), case)
+        )
         seed = check_against_oracle(case, rules, axis, runner, feeds)
     axis = case.channels()[0]
     result = maps_runner(case, rules, axis)({**feeds, "seed": seed})

@@ -1,7 +1,7 @@
 """What every rule works with: pairs of streams, operands, and the registry.
 
-Every tensor that depends on the explained input has a value stream v (equal to the tensor) and a ones stream o (equal to
-one everywhere); a bias b is the linear term b * o. A rule takes the operands of a node and returns the pairs of its
+Every tensor that depends on the explained input has a value stream v (equal to the tensor) and a ones stream o (equal
+to one everywhere); a bias b is the linear term b * o. A rule takes the operands of a node and returns the pairs of its
 outputs, or None for an output that is constant.
 """
 
@@ -90,6 +90,24 @@ def knows(node: Node) -> bool:
     return key in RULES or key in CONSTANTS
 
 
+QUANTISERS = frozenset(
+    {("", "QuantizeLinear"), ("com.microsoft", "QuantizeLinear"), ("", "DynamicQuantizeLinear")}
+)
+"""Operators that make carriers of integers."""
+KEEP_INTEGERS = frozenset(
+    "Add Cast Clip Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND GlobalMaxPool Identity MatMul Max "
+    "MaxPool Min Mul Neg Pad ReduceMax ReduceMin ReduceSum Relu Reshape ScatterElements ScatterND Slice SpaceToDepth Split "
+    "Squeeze Sub Sum Tile TopK Transpose Trilu Unsqueeze Where".split()
+)
+"""Operators whose rule holds for integers as it does for real numbers."""
+_ALIKE = frozenset("Add Clip Concat MatMul Max Min Mul Sub Sum Where".split())
+"""Operators none of whose operands of the carrier's type is an index or a size."""
+
+
+def _gives_integers(node: Node) -> bool:
+    return any(t.dtype is not None and not t.is_float and t.dtype.kind != "b" for t in node.outputs if t.name)
+
+
 class OutsideCalculus(Exception):
     """Raised by a rule that cannot handle this node; turned into a refusal that counts only on a carrier path."""
 
@@ -114,6 +132,7 @@ class Calculus:
         self.pairs: dict[Tensor, Pair] = {}
         self.used: dict[str, int] = {}
         self.opaque_nodes: list[Node] = []
+        self._unknown: dict[Tensor, Unsupported] = {}  # without type or rank, because of an operator that was refused
         self._node: Node | None = None
 
     # Linearising
@@ -129,7 +148,7 @@ class Calculus:
         key = (node.domain, node.op)
         if key in CONSTANTS:
             return
-        if all(not o.is_float for o in node.outputs if o.dtype is not None):
+        if all(o.dtype is not None and not self._may_carry(node, o) for o in node.outputs if o.name):
             return
         self._node, self.build.owner = node, node.origin
         before = len(self.build.equations)
@@ -152,40 +171,64 @@ class Calculus:
         function = RULES.get(key)
         if function is None or node.captured:
             raise OutsideCalculus(node.refusal or "no rule for this operator")
+        cause = next((self._unknown[t] for t in node.inputs if t is not None and t in self._unknown), None)
+        if cause is not None:
+            return self._refused(node, cause)
+        if key[1] not in KEEP_INTEGERS and key not in QUANTISERS and self._carries_integers(node) and _gives_integers(node):
+            raise OutsideCalculus("its integer arithmetic is not linear: dequantise in front of it")
         self.used[node.op] = self.used.get(node.op, 0) + 1
-        operands = [None if t is None else self.operand(t) for t in node.inputs]
+        kinds = {t.dtype for t in node.inputs if t is not None and t in self.pairs}
+        beside = {k for k in kinds if k is not None and (node.op in _ALIKE or k.name not in ("int32", "int64"))}
+        operands = [None if t is None else self.operand(t, t.dtype in beside) for t in node.inputs]
         wanted = inspect.signature(function).parameters
         attrs = {k: v.decode() if isinstance(v, bytes) else v for k, v in node.attrs.items()}
         attrs = {k: v for k, v in attrs.items() if k in wanted and wanted[k].kind is inspect.Parameter.KEYWORD_ONLY}
         result = function(self, node, *operands, **attrs)
         return [result] if result is None or isinstance(result, Pair) else result
 
+    def _may_carry(self, node: Node, output: Tensor) -> bool:
+        """Whether an output is a carrier by its type: a float, or integers that a quantiser made."""
+        if output.is_float:
+            return True
+        if (node.domain, node.op) in QUANTISERS:
+            return output is node.outputs[0]
+        return output.dtype is not None and output.dtype.kind != "b" and self._carries_integers(node)
+
+    def _carries_integers(self, node: Node) -> bool:
+        return any(t in self.pairs and t.dtype is not None and not t.is_float for t in node.inputs if t is not None)
+
     def refused(self, node: Node, why: str) -> list[Pair | None]:
         """Pairs of the outputs that are an error when a cotangent reaches them."""
-        carriers = [self.pairs[t] for t in node.inputs if t is not None and t in self.pairs]
-        carriers += [self.pairs[t] for t in node.captured if t in self.pairs]
         advice = (
             f"{why}; rewrite it with operators of the table in the README, choose --input behind it or --output before "
             f"it, or accept it as a constant with --opaque {node.op}"
         )
         opset = self.graph.domains.get(node.domain, self.graph.opset if not node.domain else 1)
-        primitive = lp.Refused(Unsupported(node.origin, node.op, node.domain, opset, advice))
+        return self._refused(node, Unsupported(node.origin, node.op, node.domain, opset, advice))
+
+    def _refused(self, node: Node, reason: Unsupported) -> list[Pair | None]:
+        primitive = lp.Refused(reason)
+        carriers = [self.pairs[t] for t in node.inputs if t is not None and t in self.pairs]
+        carriers += [self.pairs[t] for t in node.captured if t in self.pairs]
+        self._unknown.update({t: reason for t in node.outputs if t.dtype is None or t.shape is None})
         results: list[Pair | None] = []
         for t in node.outputs:
-            if t.is_float or t.dtype is None:
+            if t.dtype is None or self._may_carry(node, t):
                 shape = t.shape or ()
                 inputs = [c.value for c in carriers] + [c.ones for c in carriers]
-                results.append(Pair(self.build.apply(primitive, inputs, shape), self.build.apply(primitive, inputs, shape)))
+                results.append(
+                    Pair(self.build.apply(primitive, inputs, shape), self.build.apply(primitive, inputs, shape))
+                )
             else:
                 results.append(None)
         return results
 
     def _opaque(self, node: Node) -> list[Pair | None]:
-        """value * o, with o the mean of the carriers' ones over all positions (row by row where the batch axis stays)."""
+        """value * o, with o the mean of the carriers' ones over all positions (row by row where batch rows stay)."""
         carriers = [self.pairs[t] for t in node.inputs if t is not None and t in self.pairs]
         results: list[Pair | None] = []
         for t in node.outputs:
-            if not t.name or not t.is_float:
+            if not t.name or not self._may_carry(node, t):
                 results.append(None)
                 continue
             y = self.out(node, node.outputs.index(t))
@@ -201,9 +244,11 @@ class Calculus:
 
     # What rules use
 
-    def operand(self, t: Tensor) -> Operand:
-        """The operand that is tensor ``t``."""
-        return Operand(self.emit.cast(t) if t.is_float else t, self.pairs.get(t))
+    def operand(self, t: Tensor, beside: bool = False) -> Operand:
+        """The operand that is tensor ``t``. Integers that carry are taken in the explanation's type, and so are
+        constants of their type ``beside`` them."""
+        number = t.is_float or t in self.pairs or beside
+        return Operand(self.emit.cast(t) if number else t, self.pairs.get(t))
 
     def out(self, node: Node, i: int = 0) -> Operand:
         """The forward value of an output."""

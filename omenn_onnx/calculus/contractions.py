@@ -8,7 +8,17 @@ from omenn_onnx.calculus.products import bilinear, total
 from omenn_onnx.graph.ir import Dim, Node, Shape, Tensor
 
 _CARRIES_SOFTMAX = frozenset(
-    {"Cast", "Identity", "Dropout", "Transpose", "Squeeze", "Unsqueeze", "Reshape", "QuantizeLinear", "DequantizeLinear"}
+    {
+        "Cast",
+        "Identity",
+        "Dropout",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Reshape",
+        "QuantizeLinear",
+        "DequantizeLinear",
+    }
 )
 
 
@@ -42,7 +52,9 @@ def softmax_axis(p: Calculus, t: Tensor | None) -> tuple[int, bool] | None:
     return axis, exact and node.op in ("Identity", "Dropout")
 
 
-def _through_unit_axes(p: Calculus, node: Node, axis: int, before: int, after: int, exact: bool) -> tuple[int, bool] | None:
+def _through_unit_axes(
+    p: Calculus, node: Node, axis: int, before: int, after: int, exact: bool
+) -> tuple[int, bool] | None:
     axes = node.input(1)
     value = None if axes is None else axes.value
     if value is None:
@@ -97,7 +109,9 @@ def matmul(p: Calculus, node: Node, A: Operand, B: Operand) -> Pair | None:
         b,
         lambda pair: matmul_pair(p, pair, b, tuple(shape), False, node.input(1)),
         lambda pair: matmul_pair(p, pair, a, tuple(shape), True, node.input(0)),
-        Operand(p.emit.op("Reshape", y.t, p.emit.shape(shape), shape=tuple(shape)) if len(shape) != y.rank else y.t, None),
+        Operand(
+            p.emit.op("Reshape", y.t, p.emit.shape(shape), shape=tuple(shape)) if len(shape) != y.rank else y.t, None
+        ),
     )
     if pair is None or len(shape) == y.rank:
         return pair

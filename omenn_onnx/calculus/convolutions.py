@@ -1,5 +1,5 @@
-"""Conv and ConvTranspose. Ones: the mean over all input channels and the taps that fall inside the unpadded input; where
-there is no such tap, the mean over all positions."""
+"""Conv and ConvTranspose. Ones: the mean over all input channels and the taps that fall inside the unpadded input;
+where there is no such tap, the mean over all positions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, rule
 from omenn_onnx.calculus.windows import mean_of_taps, same_padding, window_of
-from omenn_onnx.graph.ir import Node, Shape
+from omenn_onnx.graph.ir import Node, Shape, Tensor
 from omenn_onnx.linear import program as lp
 
 
@@ -29,7 +29,7 @@ def conv(
     """y = W * X + B; the kernel is always a weight."""
     _kernel_is_weight(p, W, B)
     if X.pair is None:
-        return _bias_only(p, node, B)
+        raise OutsideCalculus("its kernel depends on the explained input, but its input does not")
     window = window_of(X, W.shape[2:], strides, dilations, pads, auto_pad)
     y = p.out(node)
     v, o, shape, begin = X.pair.value, X.pair.ones, X.shape, None
@@ -63,7 +63,7 @@ def conv_transpose(
     """The adjoint of a convolution by W [C, M/group, kernel], from the padded geometry that gives y's size."""
     _kernel_is_weight(p, W, B)
     if X.pair is None:
-        return _bias_only(p, node, B)
+        raise OutsideCalculus("its kernel depends on the explained input, but its input does not")
     y = p.out(node)
     n = X.rank - 2
     kernel = W.shape[2:]
@@ -111,11 +111,7 @@ def _kernel_is_weight(p: Calculus, W: Operand, B: Operand | None) -> None:
         raise OutsideCalculus("the size of its kernel is not known")
 
 
-def _bias_only(p: Calculus, node: Node, B: Operand | None) -> None:
-    raise OutsideCalculus("its kernel or bias depends on the explained input, but its input does not")
-
-
-def _along_channels(p: Calculus, B: Operand, shape: Shape):  # type: ignore[no-untyped-def]
+def _along_channels(p: Calculus, B: Operand, shape: Shape) -> Tensor:
     """B as [C, 1, ...]; nothing at all if it is known to be zero."""
     n = len(shape) - 2
     if B.value is not None and not B.value.any():

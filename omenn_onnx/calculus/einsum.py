@@ -112,10 +112,17 @@ def _einsum_of(
             full = tuple(sizes[c] if c in kept else 1 for c in out)
             ones = p.build.reshape(mixed, full)
             if not softmax[1]:
-                rows = p.emit.op("Einsum", p.emit.op("Sub", 1.0, _row_sums(p, weight, w_labels, softmax_label)),
-                                 equation=f"{w_labels.replace(softmax_label, '')}->{''.join(c for c in out if c in w_labels)}")
-                spread = p.emit.op("Reshape", rows, p.emit.shape([sizes[c] if c in w_labels else 1 for c in out]),
-                                   shape=tuple(sizes[c] if c in w_labels else 1 for c in out))
+                rows = p.emit.op(
+                    "Einsum",
+                    p.emit.op("Sub", 1.0, _row_sums(p, weight, w_labels, softmax_label)),
+                    equation=f"{w_labels.replace(softmax_label, '')}->{''.join(c for c in out if c in w_labels)}",
+                )
+                spread = p.emit.op(
+                    "Reshape",
+                    rows,
+                    p.emit.shape([sizes[c] if c in w_labels else 1 for c in out]),
+                    shape=tuple(sizes[c] if c in w_labels else 1 for c in out),
+                )
                 mean = _to_out(p, p.build.mean(ones_var, [mine.index(softmax_label)]), mine, out)
                 ones = p.build.add([ones, p.build.scale(mean, spread, join_shapes([mean.shape, spread.shape or ()]))])
             return Pair(value, ones)

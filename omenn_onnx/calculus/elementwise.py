@@ -50,6 +50,7 @@ def apply_function(p: Calculus, f: Function, X: Operand, y: Operand, attrs: dict
 
 # Pieces
 
+
 def where(e: Emitter, condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
     return e.op("Where", condition, a, b, dtype=e.dtype)
 
@@ -259,9 +260,7 @@ FUNCTIONS: dict[str, Function] = {
     "Exp": Function(_exp_secant, lambda e, x, y, a: y, gate=3),
     "Gelu": Function(lambda e, x, y, a: (_gelu_gate(e, x, a), 0.0), _gelu_slope),
     "HardSigmoid": Function(_hard_sigmoid_secant, _hard_sigmoid_slope, gate=2),
-    "HardSwish": Function(
-        lambda e, x, y, a: (e.op("HardSigmoid", x, alpha=1 / 6, beta=0.5), 0.0), _hard_swish_slope
-    ),
+    "HardSwish": Function(lambda e, x, y, a: (e.op("HardSigmoid", x, alpha=1 / 6, beta=0.5), 0.0), _hard_swish_slope),
     "LeakyRelu": Function(
         _piecewise(1.0, lambda e, x, a: float(a.get("alpha", 0.01))),
         lambda e, x, y, a: where(e, positive(e, x), 1.0, float(a.get("alpha", 0.01))),
@@ -366,7 +365,9 @@ def clip(p: Calculus, node: Node, X: Operand, low: Operand | None = None, high: 
 
 def _unbounded(b: Operand) -> bool:
     """Whether a bound is known to bound nothing."""
-    return b.value is not None and bool(np.isinf(b.value).all() | (np.abs(b.value.astype(np.float64)) >= 3.4028234e38).all())
+    return b.value is not None and bool(
+        np.isinf(b.value).all() | (np.abs(b.value.astype(np.float64)) >= 3.4028234e38).all()
+    )
 
 
 def _clip_of_zero(e: Emitter, lo: Tensor | None, hi: Tensor | None) -> Tensor:

@@ -39,9 +39,7 @@ def grid_sample(
     return Pair(value, _sample(p, X, wide, grid.t, align_corners, mode, border, shape))
 
 
-def _sample(
-    p: Calculus, X: Operand, v: Var, grid: Tensor, align: int, mode: str, padding: str, shape: Shape
-) -> Var:
+def _sample(p: Calculus, X: Operand, v: Var, grid: Tensor, align: int, mode: str, padding: str, shape: Shape) -> Var:
     """Sum over the taps of all axes of weight * gathered element."""
     n = v.rank - 2
     e = p.emit

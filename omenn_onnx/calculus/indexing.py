@@ -6,6 +6,8 @@ positions 0, 1, 2, ...
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, rule
@@ -23,7 +25,9 @@ def normalised(p: Calculus, indices: Tensor, size: Dim) -> Tensor:
         return p.emit.const(np.where(value < 0, value + size, value))
     t = p.emit.cast(indices, np.dtype(np.int64))
     zero = np.asarray(0, np.int64)
-    return p.emit.op("Where", p.emit.op("Less", t, zero), p.emit.op("Add", t, p.emit.dim(size), shape=t.shape), t, shape=t.shape)
+    return p.emit.op(
+        "Where", p.emit.op("Less", t, zero), p.emit.op("Add", t, p.emit.dim(size), shape=t.shape), t, shape=t.shape
+    )
 
 
 @rule("Gather")
@@ -169,7 +173,14 @@ def one_hot(p: Calculus, node: Node, indices: Operand, depth: Operand, values: O
 
 @rule("ScatterElements", "Scatter")
 def scatter_elements(
-    p: Calculus, node: Node, data: Operand, indices: Operand, updates: Operand, *, axis: int = 0, reduction: str = "none"
+    p: Calculus,
+    node: Node,
+    data: Operand,
+    indices: Operand,
+    updates: Operand,
+    *,
+    axis: int = 0,
+    reduction: str = "none",
 ) -> Pair | None:
     pick = normalised(p, indices.t, data.shape[axis % data.rank])
     rows = p.emit.op("GatherElements", positions(p, data.shape), pick, axis=axis)
@@ -190,8 +201,8 @@ def scatter_nd(
 def _scatter(p: Calculus, data: Operand, rows: Tensor, updates: Operand, reduction: str, depth: int) -> Pair | None:
     """Rows of ``data`` (its first ``depth`` axes as one) replaced by, or increased by, ``updates``.
 
-    Ones: the same operator; where a constant base shows, the mean of all updates' ones; where updates add up, the mean of
-    what adds up.
+    Ones: the same operator; where a constant base shows, the mean of all updates' ones; where updates add up, the mean
+    of what adds up.
     """
     if data.pair is None and updates.pair is None:
         return None
@@ -203,7 +214,9 @@ def _scatter(p: Calculus, data: Operand, rows: Tensor, updates: Operand, reducti
     number = e.new_size(updates.shape[: updates.rank - len(rest)])
     flat = e.op("Reshape", rows, [-1], shape=(number,))
     column: Shape = (count, *[1] * len(rest))
-    hits = e.op("ScatterElements", e.op("Expand", 0.0, e.dim(count)), flat, e.op("Expand", 1.0, e.dim(number)), reduction="add")
+    hits = e.op(
+        "ScatterElements", e.op("Expand", 0.0, e.dim(count)), flat, e.op("Expand", 1.0, e.dim(number)), reduction="add"
+    )
     hits = e.op("Reshape", hits, e.shape(column), shape=column)
     hit = e.op("Greater", hits, 0.0)
     winning = None
@@ -222,7 +235,7 @@ def _scatter(p: Calculus, data: Operand, rows: Tensor, updates: Operand, reducti
 
     untouched = e.op("Not", hit)
     values: list[Var] = []
-    ones = _scatter_ones(p, data, updates, lines, placed, hits, hit, reduction, count, number, rest)
+    ones = _scatter_ones(p, data, updates, lines, placed, hits, hit, reduction, count, rest)
     if data.pair is not None:
         line_value = lines(data.pair.value, count)
         values.append(b.select(line_value, untouched) if reduction == "none" else line_value)
@@ -230,13 +243,27 @@ def _scatter(p: Calculus, data: Operand, rows: Tensor, updates: Operand, reducti
         values.append(placed(updates.pair.value))
     value = b.add(values)
     if data.pair is None or updates.pair is None:
-        value = p.bias(value, _constant_part(p, data, updates, flat, winning, hit, reduction, count, number, rest), ones, value.shape)
+        value = p.bias(
+            value,
+            _constant_part(p, data, updates, flat, winning, hit, reduction, count, number, rest),
+            ones,
+            value.shape,
+        )
     rank = min(o.pair.rank for o in (data, updates) if o.pair is not None)
     return Pair(b.reshape(value, data.shape), b.reshape(ones, data.shape), rank)
 
 
-def _constant_part(  # type: ignore[no-untyped-def]
-    p: Calculus, data: Operand, updates: Operand, flat, winning, hit, reduction: str, count: Dim, number: Dim, rest: Shape
+def _constant_part(
+    p: Calculus,
+    data: Operand,
+    updates: Operand,
+    flat: Tensor,
+    winning: Tensor | None,
+    hit: Tensor,
+    reduction: str,
+    count: Dim,
+    number: Dim,
+    rest: Shape,
 ) -> Tensor:
     e = p.emit
     if data.pair is None:
@@ -250,8 +277,17 @@ def _constant_part(  # type: ignore[no-untyped-def]
     return e.op("ScatterElements", zeros, index, rows, axis=0, reduction="add", shape=(count, *rest))
 
 
-def _scatter_ones(  # type: ignore[no-untyped-def]
-    p: Calculus, data: Operand, updates: Operand, lines, placed, hits, hit, reduction: str, count: Dim, number: Dim, rest: Shape
+def _scatter_ones(
+    p: Calculus,
+    data: Operand,
+    updates: Operand,
+    lines: Callable[[Var, Dim], Var],
+    placed: Callable[[Var], Var],
+    hits: Tensor,
+    hit: Tensor,
+    reduction: str,
+    count: Dim,
+    rest: Shape,
 ) -> Var:
     e, b = p.emit, p.build
     base = None if data.pair is None else lines(b.broadcast(data.pair.ones, data.shape), count)

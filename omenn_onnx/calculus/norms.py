@@ -1,8 +1,8 @@
 """Normalisations.
 
 Centred norms: (x - mean x) is linear, 1/std a weight, then scale and bias; ones 1/2 o + 1/2 mean(o) over the normalised
-axes. Norms that only multiply (RMS, Lp, LRN): x times a weight; ones o. In the tangent rules the weight's own Jacobian is
-added and the rest goes to the bias.
+axes. Norms that only multiply (RMS, Lp, LRN): x times a weight; ones o. In the tangent rules the weight's own Jacobian
+is added and the rest goes to the bias.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def half_mean(p: Calculus, o: Var, axes: Sequence[int]) -> Var:
     return p.build.add([p.build.scale(o, 0.5), p.build.scale(p.build.mean(o, axes), 0.5)], o.shape)
 
 
-def centred_norm(p: Calculus, x: Tensor, pair: Pair, axes: Sequence[int], epsilon: float, eps_outside: bool = False) -> Pair:
+def centred_norm(
+    p: Calculus, x: Tensor, pair: Pair, axes: Sequence[int], epsilon: float, eps_outside: bool = False
+) -> Pair:
     """(x - mean x) / sqrt(var x + epsilon), the mean and variance over ``axes``."""
     e = p.emit
     axes = [a % pair.value.rank for a in axes]
@@ -72,7 +74,14 @@ def _weights_only(*operands: Operand | None) -> None:
 
 @rule("LayerNormalization")
 def layer_normalization(
-    p: Calculus, node: Node, X: Operand, scale: Operand, B: Operand | None = None, *, axis: int = -1, epsilon: float = 1e-5
+    p: Calculus,
+    node: Node,
+    X: Operand,
+    scale: Operand,
+    B: Operand | None = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
 ) -> list[Pair | None] | None:
     """y = scale (x - mean x) / std + B over the axes from ``axis`` on."""
     _weights_only(scale, B)
@@ -176,9 +185,7 @@ def batch_normalization(
 
 
 @rule("MeanVarianceNormalization")
-def mean_variance_normalization(
-    p: Calculus, node: Node, X: Operand, *, axes: Sequence[int] = (0, 2, 3)
-) -> Pair | None:
+def mean_variance_normalization(p: Calculus, node: Node, X: Operand, *, axes: Sequence[int] = (0, 2, 3)) -> Pair | None:
     """(x - mean) / (sqrt(mean x^2 - mean^2) + 1e-9), as its function body says; tangent: every part of that body."""
     if X.pair is None:
         return None
@@ -198,7 +205,9 @@ def mean_variance_normalization(
     spread = p.bias(spread, 1e-9, mean_o, thin)
     y, inverse = p.out(node).t, e.op("Reciprocal", e.op("Add", deviation, 1e-9))
     ones = half_mean(p, o, axes)
-    value = b.add([b.scale(centre(p, v, axes), inverse), b.scale(spread, e.op("Neg", e.op("Mul", y, inverse)), X.shape)], X.shape)
+    value = b.add(
+        [b.scale(centre(p, v, axes), inverse), b.scale(spread, e.op("Neg", e.op("Mul", y, inverse)), X.shape)], X.shape
+    )
     return Pair(p.bias(value, y, ones, X.shape), ones)
 
 

@@ -1,8 +1,8 @@
 """Sums, products and quotients: who carries, who is the weight.
 
 Of two carriers in a product the one of higher gate rank is the weight; equal ranks share half and half,
-y = 1/2 w(b) a + 1/2 w(a) b. In the tangent rule set all carry and the rest, -y for a product of two, multiplies the ones
-of the equal-rank rule.
+y = 1/2 w(b) a + 1/2 w(a) b. In the tangent rule set all carry and the rest, -y for a product of two, multiplies the
+ones of the equal-rank rule.
 """
 
 from __future__ import annotations
@@ -154,7 +154,9 @@ def pow_(p: Calculus, node: Node, X: Operand, Y: Operand) -> Pair | None:
         gate = 4 if c < 0 else X.pair.rank
         f = Function(_power_secant(c), lambda e, x, _, a: _power_slope(e, x, c), gate=gate)
         wide = Operand(X.t, Pair(p.build.broadcast(X.pair.value, y.shape), p.to_rank(X.pair.ones, y.rank), X.pair.rank))
-        wide.t = p.emit.op("Expand", X.t, p.emit.shape_of(node.outputs[0]), shape=y.t.shape) if X.shape != y.shape else X.t
+        wide.t = (
+            p.emit.op("Expand", X.t, p.emit.shape_of(node.outputs[0]), shape=y.t.shape) if X.shape != y.shape else X.t
+        )
         return apply_function(p, f, wide, y, {})
     return _power_by_tensor(p, X, exponent, y)
 

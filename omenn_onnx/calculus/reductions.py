@@ -46,7 +46,13 @@ def _keep(p: Calculus, y: Operand, X: Operand, axes: list[int]) -> Tensor:
 
 @rule("ReduceSum")
 def reduce_sum(
-    p: Calculus, node: Node, X: Operand, axes: Operand | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    p: Calculus,
+    node: Node,
+    X: Operand,
+    axes: Operand | None = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
 ) -> Pair | None:
     reduced = reduced_axes(p, X, axes, noop_with_empty_axes)
     return _reduce(p, X, reduced, keepdims, p.build.sum)
@@ -54,7 +60,13 @@ def reduce_sum(
 
 @rule("ReduceMean")
 def reduce_mean(
-    p: Calculus, node: Node, X: Operand, axes: Operand | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    p: Calculus,
+    node: Node,
+    X: Operand,
+    axes: Operand | None = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
 ) -> Pair | None:
     reduced = reduced_axes(p, X, axes, noop_with_empty_axes)
     return _reduce(p, X, reduced, keepdims, p.build.mean)
@@ -62,7 +74,13 @@ def reduce_mean(
 
 @rule("ReduceMax", "ReduceMin")
 def reduce_max(
-    p: Calculus, node: Node, X: Operand, axes: Operand | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    p: Calculus,
+    node: Node,
+    X: Operand,
+    axes: Operand | None = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
 ) -> Pair | None:
     """The winners in equal shares."""
     reduced = reduced_axes(p, X, axes, noop_with_empty_axes)
@@ -72,7 +90,13 @@ def reduce_max(
 
 @rule("ReduceL1", "ReduceL2", "ReduceSumSquare")
 def reduce_norm(
-    p: Calculus, node: Node, X: Operand, axes: Operand | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    p: Calculus,
+    node: Node,
+    X: Operand,
+    axes: Operand | None = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
 ) -> Pair | None:
     """L2: x / norm per element, 0 at norm 0. L1: sign(x). Sum of squares: x (tangent: 2x, and -y to the bias)."""
     e = p.emit
@@ -93,7 +117,13 @@ def reduce_norm(
 
 @rule("ReduceLogSum")
 def reduce_log_sum(
-    p: Calculus, node: Node, X: Operand, axes: Operand | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    p: Calculus,
+    node: Node,
+    X: Operand,
+    axes: Operand | None = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
 ) -> Pair | None:
     """Log(ReduceSum(x))."""
     reduced = reduced_axes(p, X, axes, noop_with_empty_axes)
@@ -104,7 +134,13 @@ def reduce_log_sum(
 
 @rule("ReduceLogSumExp")
 def reduce_log_sum_exp(
-    p: Calculus, node: Node, X: Operand, axes: Operand | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    p: Calculus,
+    node: Node,
+    X: Operand,
+    axes: Operand | None = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
 ) -> Pair | None:
     """sum p v, with p the softmax over the axes; its entropy to the bias."""
     e = p.emit
@@ -123,7 +159,13 @@ def reduce_log_sum_exp(
 
 @rule("ReduceProd")
 def reduce_prod(
-    p: Calculus, node: Node, X: Operand, axes: Operand | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    p: Calculus,
+    node: Node,
+    X: Operand,
+    axes: Operand | None = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
 ) -> Pair | None:
     """Each factor 1/n, with the product of the others as its weight (tangent: each whole, and -(n-1) y to the bias)."""
     e = p.emit

@@ -104,8 +104,8 @@ def _resize_matrix(
 def _matrix_of_several(
     p: Calculus, node: Node, X: Operand, y: Operand, sizes: Operand | None, listed: list[int], i: int
 ) -> Tensor:
-    """[in, out] along the i-th of several axes that share one scale (keep_aspect_ratio_policy): all are resized, and one
-    line along the axis is read off."""
+    """[in, out] along the i-th of several axes that share one scale (keep_aspect_ratio_policy): all are resized, and
+    one line along the axis is read off."""
     e, n, a = p.emit, len(listed), listed[i]
     size, out = X.shape[a], y.shape[a]
     thin: Shape = (size, 1, *(X.shape[b] if b == a else 1 for b in listed))
@@ -129,7 +129,7 @@ def _crop(
     listed: list[int],
     fill: float,
 ) -> Pair:
-    """tf_crop_and_resize: the box ``roi`` of the input, resized; outside of the input ``fill`` * o, the ones of the border."""
+    """tf_crop_and_resize: the box ``roi`` of the input; outside of it ``fill`` * o, with the ones of the border."""
     assert X.pair is not None
     e, y, n = p.emit, p.out(node), len(listed)
     if roi is None:
@@ -152,8 +152,11 @@ def _crop(
     return Pair(value, ones, X.pair.rank)
 
 
-def _with_border(p: Calculus, matrix: Tensor, covered: Tensor, first: Tensor, last: Tensor, size: Dim, out: Dim) -> Tensor:
-    """The matrix with places outside of the input reading its border: before it the first element, behind it the last."""
+def _with_border(
+    p: Calculus, matrix: Tensor, covered: Tensor, first: Tensor, last: Tensor, size: Dim, out: Dim
+) -> Tensor:
+    """The matrix with places outside of the input reading its border: before it its first element, behind it its
+    last."""
     e = p.emit
     steps = e.op("Div", e.cast(arange(p, out)), e.op("Max", e.cast(e.op("Sub", e.dim(out), [1], shape=(1,))), 1.0))
     place = e.op("Add", first, e.op("Mul", steps, e.op("Sub", last, first)), shape=(out,))
@@ -173,7 +176,9 @@ def _mix(p: Calculus, v: Var, axis: int, matrix: Tensor, size: Dim) -> Var:
     if axis == v.rank - 1:
         return p.build.matmul(v, matrix, shape)
     if axis == v.rank - 2:
-        flipped = p.emit.op("Transpose", matrix, perm=[1, 0], shape=None if matrix.shape is None else matrix.shape[::-1])
+        flipped = p.emit.op(
+            "Transpose", matrix, perm=[1, 0], shape=None if matrix.shape is None else matrix.shape[::-1]
+        )
         return p.build.matmul(v, flipped, shape, left=True)
     labels = _LETTERS[: v.rank]
     return p.build.einsum(v, matrix, labels, labels[axis] + "z", labels.replace(labels[axis], "z"), shape)
@@ -191,7 +196,7 @@ def col2im(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Pair | None:
-    """Blocks added where they belong: the adjoint of taking them out. Ones: the mean of the taps that land on a place."""
+    """Blocks added where they belong: the adjoint of taking them out. Ones: the mean of taps that land on a place."""
     if X.pair is None:
         return None
     y = p.out(node)
@@ -200,9 +205,7 @@ def col2im(
     n = len(block)
     strides, dilations, pads = strides or [1] * n, dilations or [1] * n, pads or [0] * (2 * n)
     window = lp.Window(tuple(block), tuple(strides), tuple(pads), tuple(dilations))
-    grid = tuple(
-        (image[i] + pads[i] + pads[i + n] - window.spans[i]) // strides[i] + 1 for i in range(n)
-    )
+    grid = tuple((image[i] + pads[i] + pads[i + n] - window.spans[i]) // strides[i] + 1 for i in range(n))
     taps = int(np.prod(block))
     kernel = p.emit.op("Reshape", eye(p, taps), [taps, 1, *block], shape=(taps, 1, *block))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -104,7 +104,8 @@ def reshape(p: Calculus, node: Node, X: Operand, _: Operand | None = None) -> Pa
 
 @rule("Identity", "Cast", "CastLike", "NaNGuard")
 def identity(p: Calculus, node: Node, X: Operand, _: Operand | None = None) -> Pair | None:
-    """Itself; a cast between float types too. What a cast rounds belongs to no stream: coefficients are taken behind it."""
+    """Itself; a cast between float types too. What a cast rounds belongs to no stream: coefficients are taken behind
+    it."""
     return X.pair
 
 
@@ -182,7 +183,13 @@ def _rearrange(p: Calculus, X: Operand, inner: Shape, order: list[int], shape: S
 
 @rule("Slice")
 def slice_(
-    p: Calculus, node: Node, X: Operand, starts: Operand, ends: Operand, axes: Operand | None = None, steps: Operand | None = None
+    p: Calculus,
+    node: Node,
+    X: Operand,
+    starts: Operand,
+    ends: Operand,
+    axes: Operand | None = None,
+    steps: Operand | None = None,
 ) -> Pair | None:
     if X.pair is None:
         return None
@@ -202,7 +209,9 @@ def slice_(
     return Pair(value, ones, X.pair.rank)
 
 
-def _cut(p: Calculus, size: Dim, kept: Dim, i: int, starts: Operand, ends: Operand, steps: Operand | None):  # type: ignore[no-untyped-def]
+def _cut(
+    p: Calculus, size: Dim, kept: Dim, i: int, starts: Operand, ends: Operand, steps: Operand | None
+) -> Callable[[Var, int], Var]:
     """One axis of a Slice, as a function of a stream and the axis."""
     start = None if starts.value is None else int(starts.value.reshape(-1)[i])
     step = 1 if steps is None else None if steps.value is None else int(steps.value.reshape(-1)[i])

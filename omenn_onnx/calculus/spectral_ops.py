@@ -15,7 +15,7 @@ _LETTERS = "abefghijmnopqrstuvwxyz"
 def _matrix(
     p: Calculus, size: Dim, parts: int, out: Dim, out_parts: int, length: Tensor | None, inverse: int, onesided: int
 ) -> Tensor:
-    """[l, c, k, d]: the transform of the unit vector at place l of part c (0 real, 1 imaginary), run by ONNX's own DFT."""
+    """[l, c, k, d]: the transform of the unit vector at place l of part c (0 real, 1 imaginary), by ONNX's own DFT."""
     e = p.emit
     plane: Shape = (size, size, 1)
     real = e.op("Reshape", eye(p, size), e.shape(plane), shape=plane)
@@ -26,7 +26,13 @@ def _matrix(
             pads = [0, 0, part, 0, 0, 1 - part]
             unit = e.op("Pad", real, pads, shape=(size, size, 2))
         spectrum = e.op(
-            "DFT", unit, length, np.asarray(1, np.int64), inverse=inverse, onesided=onesided, shape=(size, out, out_parts)
+            "DFT",
+            unit,
+            length,
+            np.asarray(1, np.int64),
+            inverse=inverse,
+            onesided=onesided,
+            shape=(size, out, out_parts),
         )
         rows.append(e.op("Unsqueeze", spectrum, [1], shape=(size, 1, out, out_parts)))
     return rows[0] if parts == 1 else e.op("Concat", *rows, axis=1, shape=(size, 2, out, out_parts))
@@ -95,7 +101,9 @@ def stft(
     if not isinstance(parts, int):
         raise OutsideCalculus("whether its signal is real or complex is not known")
     starts = e.op("Mul", arange(p, frames), np.asarray([step], np.int64), shape=(frames,))
-    grid = e.op("Add", e.op("Unsqueeze", starts, [1], shape=(frames, 1)), np.arange(n, dtype=np.int64), shape=(frames, n))
+    grid = e.op(
+        "Add", e.op("Unsqueeze", starts, [1], shape=(frames, 1)), np.arange(n, dtype=np.int64), shape=(frames, n)
+    )
     count = e.new_size((frames, n))
     flat = e.op("Reshape", grid, [-1], shape=(count,))
 

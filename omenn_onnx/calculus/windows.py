@@ -114,10 +114,10 @@ def _may_be_empty(window: Window, source: Shape, out: Shape, adjoint: bool, coun
         return not count.value.all()
     n = len(window.kernel)
     if adjoint:
-        return any(s > k for s, k in zip(window.strides, window.kernel, strict=True)) or any(d > 1 for d in window.dilations)
-    return any(d > 1 for d in window.dilations) or any(
-        p >= window.spans[i % n] for i, p in enumerate(window.pads)
-    )
+        return any(s > k for s, k in zip(window.strides, window.kernel, strict=True)) or any(
+            d > 1 for d in window.dilations
+        )
+    return any(d > 1 for d in window.dilations) or any(p >= window.spans[i % n] for i, p in enumerate(window.pads))
 
 
 def valid_taps(
@@ -139,10 +139,11 @@ def valid_taps(
         else:
             offset = window.pads[i] if begin is None else begin[i]
             along.append(_run_time_taps(p, a, b, offset, window, i, adjoint))
-    if all(t.value is not None for t in along):
+    known = [t.value for t in along if t.value is not None]
+    if len(known) == n:
         count = np.ones((), p.emit.dtype)
-        for t in along:
-            count = np.multiply.outer(count, t.value)
+        for line in known:
+            count = np.multiply.outer(count, line)
         return p.emit.const(count.astype(p.emit.dtype))
     total: Tensor | None = None
     for i, t in enumerate(along):
@@ -161,7 +162,9 @@ def _taps_along(source: int, out: int, window: Window, i: int, adjoint: bool) ->
     return np.bincount(position[inside], minlength=columns) if adjoint else inside.sum(1)
 
 
-def _run_time_taps(p: Calculus, source: Dim, out: Dim, pad: Dim | Tensor, window: Window, i: int, adjoint: bool) -> Tensor:
+def _run_time_taps(
+    p: Calculus, source: Dim, out: Dim, pad: Dim | Tensor, window: Window, i: int, adjoint: bool
+) -> Tensor:
     """The same where a size is only known at run time."""
     e = p.emit
 
@@ -169,14 +172,20 @@ def _run_time_taps(p: Calculus, source: Dim, out: Dim, pad: Dim | Tensor, window
         return e.op(op, a, np.asarray([b], np.int64) if isinstance(b, int) else b)
 
     scalar = e.op("Squeeze", e.dim(out), [0], shape=())
-    rows = e.op("Range", np.asarray(0, np.int64), scalar, np.asarray(1, np.int64), shape=(out,), dtype=np.dtype(np.int64))
+    rows = e.op(
+        "Range", np.asarray(0, np.int64), scalar, np.asarray(1, np.int64), shape=(out,), dtype=np.dtype(np.int64)
+    )
     rows = e.op("Unsqueeze", rows, [1], shape=(out, 1))
     taps = e.const(np.arange(window.kernel[i], dtype=np.int64)[None, :] * window.dilations[i])
     offset = pad if isinstance(pad, Tensor) else e.dim(pad)
     if adjoint:
         reached = e.op("Sub", e.op("Add", rows, offset), taps)
         position = whole("Div", reached, window.strides[i])
-        hit = e.op("And", e.op("Equal", whole("Mul", position, window.strides[i]), reached), whole("GreaterOrEqual", reached, 0))
+        hit = e.op(
+            "And",
+            e.op("Equal", whole("Mul", position, window.strides[i]), reached),
+            whole("GreaterOrEqual", reached, 0),
+        )
     else:
         position = e.op("Sub", e.op("Add", whole("Mul", rows, window.strides[i]), taps), offset)
         hit = whole("GreaterOrEqual", position, 0)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from onnx import ModelProto, TensorProto
+
 from omenn_onnx.cli import Parser, UsageError, run_cli
 from omenn_onnx.compiler import RULES, compile_loaded
 from omenn_onnx.graph.files import load_model
 from omenn_onnx.graph.saving import check_target, save_model
+from omenn_onnx.graph.walk import tensor_bytes, tensors_of
 from omenn_onnx.report import report, summary
 from omenn_onnx.seeds import parse_target
 
@@ -53,10 +56,26 @@ def read_axes(values: Sequence[str]) -> dict[str, int]:
     return axes
 
 
+def output_path(model: Path, out: Path | None) -> Path:
+    """What was asked for, or MODEL.omenn.onnx. Never the model itself: what was compiled cannot be had back from it."""
+    if not model.name:
+        raise UsageError(f"{str(model)!r} is a directory, not a model file")
+    out = model.with_suffix(".omenn.onnx") if out is None else out
+    if out.exists() and model.exists() and out.samefile(model):
+        raise UsageError(f"{str(out)!r} is the model itself: give another name")
+    return out
+
+
+def size_with_weights(file: Path, proto: ModelProto) -> int:
+    """Bytes of a model file and of the external weights of ``proto``, which it shares."""
+    outside = (t for t in tensors_of(proto) if t.data_location == TensorProto.EXTERNAL)
+    return file.stat().st_size + sum(tensor_bytes(t) for t in outside)
+
+
 @run_cli
 def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
-    out: Path = args.out or args.model.with_suffix(".omenn.onnx")
+    out = output_path(args.model, args.out)
     check_target(out, args.force)
     loaded = load_model(args.model)
     compiled = compile_loaded(
@@ -72,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     save_model(compiled.proto, out, loaded.folder, args.force)
     if args.report:
-        print(report(compiled, args.model.stat().st_size, out.stat().st_size))
+        print(report(compiled, *(size_with_weights(f, loaded.proto) for f in (args.model, out))))
     else:
         print("\n".join(summary(compiled)))
     print(f"written           {out}")

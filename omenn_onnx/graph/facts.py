@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from omenn_onnx.graph.files import skeleton
 from omenn_onnx.graph.ir import Array, Dim, Shape
 from omenn_onnx.graph.sizes import follow_sizes
+from omenn_onnx.graph.standins import put_stand_ins
 
 _FOLDED = frozenset(
     "Abs Add And Cast Ceil Concat Constant ConstantOfShape Cos Div Equal Exp Expand Flatten Floor Gather Greater "
@@ -42,10 +43,11 @@ class Facts:
 def collect_facts(proto: onnx.ModelProto) -> Facts:
     """Types, shapes and small constant values of every tensor of ``proto``; unknown sizes get a symbol of their own."""
     bare = skeleton(proto, limit=_FOLD_LIMIT)
+    put_stand_ins(bare)
     declared = {v.name: v for v in bare.graph.value_info}
     declared.update({v.name: v for v in proto.graph.output})  # (those of bare lose their shapes below)
     static = all(d.HasField("dim_value") for v in proto.graph.input for d in v.type.tensor_type.shape.dim)
-    del bare.graph.value_info[:]
+    _keep_unknown(bare)
     for output in bare.graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
@@ -66,6 +68,20 @@ def collect_facts(proto: onnx.ModelProto) -> Facts:
         _substitute(bare, fresh)
         inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     return _gather(proto, inferred, declared, values, static)
+
+
+def _keep_unknown(bare: onnx.ModelProto) -> None:
+    """Of the declared shapes keep those of operators that onnx does not know: nothing else can tell them."""
+    opsets = {o.domain: o.version for o in bare.opset_import}
+    unknown = {
+        name
+        for n in bare.graph.node
+        if n.domain not in ("", "ai.onnx") and not onnx.defs.has(n.op_type, opsets.get(n.domain, 1), n.domain)
+        for name in n.output
+    }
+    kept = [v for v in bare.graph.value_info if v.name in unknown]
+    del bare.graph.value_info[:]
+    bare.graph.value_info.extend(kept)
 
 
 def _small(dims: Any) -> bool:

@@ -1,7 +1,7 @@
 """Variables, equations and the primitives of a linear program.
 
-A program is a list of equations ``out = P(inputs)``, each P linear in its inputs. Coefficients are tensors of the forward
-graph and are held fixed. Shapes exclude the axis of several cotangents, which only the lowering knows.
+A program is a list of equations ``out = P(inputs)``, each P linear in its inputs. Coefficients are tensors of the
+forward graph and are held fixed. Shapes exclude the axis of several cotangents, which only the lowering knows.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Conv(Primitive):
 
 @dataclass(eq=False, slots=True)
 class WindowSum(Primitive):
-    """Sums over windows along the trailing axes, zeros in the padding; ``adjoint`` spreads each value over its window."""
+    """Sums over windows along the trailing axes, zeros in the padding; ``adjoint`` spreads a value over its window."""
 
     window: Window
     adjoint: bool = False
@@ -159,8 +159,8 @@ class Concat(Primitive):
 
 @dataclass(eq=False, slots=True)
 class Gather(Primitive):
-    """y = x[..., indices, ...] along an axis, with one index vector. ``within_rows``: the axis holds whole batch rows one
-    after the other, and no index leads from one into another."""
+    """y = x[..., indices, ...] along an axis, with one index vector. ``within_rows``: the axis holds whole batch rows
+    one after the other, and no index leads from one into another."""
 
     axis: int
     indices: Tensor

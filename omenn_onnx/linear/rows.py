@@ -12,8 +12,10 @@ from omenn_onnx.linear import program as lp
 from omenn_onnx.linear.program import Equation, Var
 
 
-def rows_stay_apart(equations: Sequence[Equation], sources: Collection[Var], reached: Collection[Var], output: Var) -> bool:
-    """Whether every equation that a cotangent reached keeps axis 0 of the ``sources`` apart, up to axis 0 of ``output``."""
+def rows_stay_apart(
+    equations: Sequence[Equation], sources: Collection[Var], reached: Collection[Var], output: Var
+) -> bool:
+    """Whether every equation that a cotangent reached keeps axis 0 of ``sources`` apart, up to axis 0 of ``output``."""
     batch: dict[Var, int] = dict.fromkeys(sources, 0)
     for equation in equations:
         if equation.out not in reached:

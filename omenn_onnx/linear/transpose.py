@@ -44,7 +44,9 @@ def transpose(
         reached = [v in live for v in equation.inputs]
         if not any(reached):
             continue
-        for x, c in zip(equation.inputs, transpose_primitive(equation.primitive, build, cotangent, equation), strict=True):
+        for x, c in zip(
+            equation.inputs, transpose_primitive(equation.primitive, build, cotangent, equation), strict=True
+        ):
             if x in live:
                 pending.setdefault(x, []).append(c)
     if refused:
@@ -149,18 +151,28 @@ def _(primitive: lp.Concat, build: Builder, c: Var, equation: Equation) -> list[
         if isinstance(size, int):
             offset += size
         else:
-            running = build.emit.dim(size) if running is None else build.emit.op("Add", running, build.emit.dim(size), shape=(1,))
+            running = (
+                build.emit.dim(size)
+                if running is None
+                else build.emit.op("Add", running, build.emit.dim(size), shape=(1,))
+            )
     return parts
 
 
 @transpose_primitive.register
 def _(primitive: lp.Gather, build: Builder, c: Var, equation: Equation) -> list[Var]:
-    return [build.apply(lp.ScatterAdd(primitive.axis, primitive.indices, primitive.within_rows), [c], equation.inputs[0].shape)]
+    return [
+        build.apply(
+            lp.ScatterAdd(primitive.axis, primitive.indices, primitive.within_rows), [c], equation.inputs[0].shape
+        )
+    ]
 
 
 @transpose_primitive.register
 def _(primitive: lp.ScatterAdd, build: Builder, c: Var, equation: Equation) -> list[Var]:
-    return [build.apply(lp.Gather(primitive.axis, primitive.indices, primitive.within_rows), [c], equation.inputs[0].shape)]
+    return [
+        build.apply(lp.Gather(primitive.axis, primitive.indices, primitive.within_rows), [c], equation.inputs[0].shape)
+    ]
 
 
 @transpose_primitive.register

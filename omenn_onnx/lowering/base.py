@@ -37,7 +37,9 @@ _RULES: dict[type[Primitive], Rule] = {}
 P = TypeVar("P", bound=Primitive)
 
 
-def lowers(kind: type[P]) -> Callable[[Callable[[Lowering, P, Equation], Lowered]], Callable[[Lowering, P, Equation], Lowered]]:
+def lowers(
+    kind: type[P],
+) -> Callable[[Callable[[Lowering, P, Equation], Lowered]], Callable[[Lowering, P, Equation], Lowered]]:
     """Registers the rule that writes a primitive as nodes."""
 
     def register(rule: Callable[[Lowering, P, Equation], Lowered]) -> Callable[[Lowering, P, Equation], Lowered]:
@@ -81,7 +83,9 @@ class Lowering:
         sizes = [var.shape[i] for i in compact]
         dims = tuple(var.shape[i] if i in compact else d for i, d in enumerate(low.dims))
         if all(isinstance(n, int) for n in sizes) and np.prod(np.asarray(sizes, np.int64)) <= _SMALL_ONES:
-            ones = np.ones([d if i in compact and isinstance(d, int) else 1 for i, d in enumerate(dims)], self.emit.dtype)
+            ones = np.ones(
+                [d if i in compact and isinstance(d, int) else 1 for i, d in enumerate(dims)], self.emit.dtype
+            )
             tensor = self.emit.op("Mul", low.tensor, ones, shape=self.dims(dims))
         else:
             repeat = [var.shape[i] if i in compact else 1 for i in range(rank)]

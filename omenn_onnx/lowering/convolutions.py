@@ -1,11 +1,13 @@
 """Conv, its adjoint, and sums over windows.
 
-Stride 1: the adjoint is a convolution with the flipped, transposed kernel (ONNX Runtime's Conv is 1.5 to 40 times faster
-than its ConvTranspose, most on depthwise shapes). Stride above 1: ConvTranspose, whose output_padding restores the size;
-where the size is only known at run time the output is made as large as it can be and cut.
+Stride 1: the adjoint is a convolution with the flipped, transposed kernel (ONNX Runtime's Conv is 1.5 to 40 times
+faster than its ConvTranspose, most on depthwise shapes). Stride above 1: ConvTranspose, whose output_padding restores
+the size; where the size is only known at run time the output is made as large as it can be and cut.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +35,14 @@ def conv(low: Lowering, p: lp.Conv, e: Equation) -> Lowered:
 
 
 def _conv(
-    low: Lowering, x: Tensor, weight: Tensor, window: Window, pads: tuple[int, ...], group: int, shape: Shape, stride: bool = True
+    low: Lowering,
+    x: Tensor,
+    weight: Tensor,
+    window: Window,
+    pads: tuple[int, ...],
+    group: int,
+    shape: Shape,
+    stride: bool = True,
 ) -> Tensor:
     strides = window.strides if stride else (1,) * len(window.kernel)
     return low.emit.op(
@@ -58,7 +67,7 @@ def conv_adjoint(
     flipped_pads = tuple(reach[i % n] - 1 - p for i, p in enumerate(window.pads))
     if all(s == 1 for s in window.strides) and min(flipped_pads) >= 0:
         return _conv(low, y, _flip(low, weight, window, group), window, flipped_pads, group, target, stride=False)
-    attrs = {
+    attrs: dict[str, Any] = {
         "kernel_shape": list(window.kernel),
         "strides": list(window.strides),
         "dilations": list(window.dilations),
@@ -75,7 +84,7 @@ def conv_adjoint(
             return low.emit.op(
                 "ConvTranspose", y, weight, pads=list(window.pads), output_padding=extra, shape=target, **attrs
             )
-    # Uncropped transpose, then the box of the target's size that begins behind the padding; what no window reached is zero.
+    # Uncropped transpose, then the box of the target's size that begins behind the padding; unreached places are zero.
     full = low.emit.op("ConvTranspose", y, weight, pads=[0] * (2 * n), **attrs)
     begin = low.emit.const(np.asarray(window.pads[:n], np.int64))
     end = low.emit.op("Add", low.emit.shape(target[2:]), begin, shape=(n,))

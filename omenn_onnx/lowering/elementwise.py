@@ -73,9 +73,7 @@ def sum_(low: Lowering, p: lp.Sum, e: Equation) -> Lowered:
     for i in axes:
         dims[i] = 1
     if summed:
-        tensor = low.emit.op(
-            "ReduceSum", tensor, [i - x.rank for i in summed], keepdims=1, shape=low.dims(tuple(dims))
-        )
+        tensor = low.emit.op("ReduceSum", tensor, [i - x.rank for i in summed], keepdims=1, shape=low.dims(tuple(dims)))
     if repeated:
         tensor = low.emit.op("Mul", tensor, low.emit.count(repeated), shape=low.dims(tuple(dims)))
     return Lowered(tensor, tuple(dims))
@@ -87,14 +85,12 @@ def _sum_unsure(low: Lowering, x: Var, out: Var) -> Lowered:
     axes = low.emit.op("Squeeze", low.emit.op("NonZero", differ), [0])
     if low.lead is not None:
         axes = low.emit.op("Add", axes, np.asarray([1], np.int64))
-    tensor = low.emit.op(
-        "ReduceSum", low.full(x), axes, keepdims=1, noop_with_empty_axes=1, shape=low.dims(out.shape)
-    )
+    tensor = low.emit.op("ReduceSum", low.full(x), axes, keepdims=1, noop_with_empty_axes=1, shape=low.dims(out.shape))
     return Lowered(tensor, out.shape)
 
 
 def _vector_contraction(low: Lowering, x: Var, out: Var, axes: list[int]) -> Lowered | None:
-    """sum_c x_c b_c as a 1x1 convolution (channel axis) or a matrix product (last axis): the bias terms of most layers."""
+    """sum_c x_c b_c as a 1x1 convolution (channel axis) or a matrix product (last axis): the bias of most layers."""
     d = x.definition
     if d is None or not isinstance(d.primitive, lp.Scale) or len(axes) != 1:
         return None

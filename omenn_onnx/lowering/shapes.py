@@ -59,7 +59,9 @@ def slice_(low: Lowering, p: lp.Slice, e: Equation) -> Lowered:
     ends = low.emit.op("Add", starts, sizes, shape=(len(axes),))
     numbers = [p.begin[i] for i in axes], [shape[i] for i in axes]
     if all(isinstance(d, int) for part in numbers for d in part):
-        ends = low.emit.shape([a + b for a, b in zip(*numbers, strict=True) if isinstance(a, int) and isinstance(b, int)])
+        ends = low.emit.shape(
+            [a + b for a, b in zip(*numbers, strict=True) if isinstance(a, int) and isinstance(b, int)]
+        )
     dims = tuple(shape[i] if i in axes else d for i, d in enumerate(low[x].dims))
     sliced = low.emit.op("Slice", tensor, starts, ends, [i - x.rank for i in axes], shape=low.dims(dims))
     return Lowered(sliced, dims)

@@ -17,23 +17,50 @@ _TAIL = frozenset(
 _AFFINE = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN"})
 
 
-def find_output(graph: Graph, view: View, name: str | None) -> Tensor:
-    """The tensor of that name, or the one in front of the first output's tail."""
+def find_outputs(graph: Graph, view: View, name: str | None) -> list[Tensor]:
+    """The tensor of that name, or what stands in front of the outputs' tails: the first that depends on the explained
+    inputs is explained."""
     if name is not None:
-        return _float_tensor(graph, name, "explained output")
-    t = graph.outputs[0]
+        return [_float_tensor(graph, name, "explained output")]
+    ends = ((_before_tail(view, output), output) for output in graph.outputs)
+    found = [t for pair in ends if (t := next((t for t in pair if t.is_float), None)) is not None]
+    if not found:
+        raise CompileError(
+            f"no floating-point tensor was found behind output {graph.outputs[0].name!r}: say --output NAME"
+        )
+    return found
+
+
+def _before_tail(view: View, t: Tensor) -> Tensor:
+    """What stands in front of the tail that ends in ``t``."""
     while True:
-        node = view(t)
-        if node is None or node.op not in _TAIL or node.inputs[0] is None or node.inputs[0].const:
-            break
-        t = node.inputs[0]
-    if not t.is_float:
-        t = next((o for o in graph.outputs if o.is_float), t)
-        if not t.is_float:
-            raise CompileError(
-                f"no floating-point tensor was found behind output {graph.outputs[0].name!r}: say --output NAME"
-            )
-    return t
+        source = _ml_tail(view, t)
+        if source is None:
+            node = view(t)
+            if node is None or node.op not in _TAIL:
+                return t
+            source = node.inputs[0]
+        if source is None or source.const:
+            return t
+        t = source
+
+
+def _ml_tail(view: View, t: Tensor) -> Tensor | None:
+    """The source of ``t`` if an operator of ai.onnx.ml that belongs to a classifier's tail makes it: the choice of a label
+    by its index, a label's mapping, scores made to sum to 1 behind their sigmoid or softmax."""
+    node = t.producer
+    if node is None or node.domain != "ai.onnx.ml":
+        return None
+    if node.op == "ArrayFeatureExtractor" and node.inputs[0] is not None and node.inputs[0].const:
+        return node.input(1)
+    if node.op == "LabelEncoder":
+        return node.inputs[0]
+    if node.op == "Normalizer" and node.inputs[0] is not None:
+        inner = view(node.inputs[0])
+        while inner is not None and inner.op == "Identity" and inner.inputs[0] is not None:
+            inner = view(inner.inputs[0])
+        return node.inputs[0] if inner is not None and inner.op in ("Sigmoid", "Softmax") else None
+    return None
 
 
 def find_inputs(graph: Graph, names: Sequence[str]) -> list[Tensor]:

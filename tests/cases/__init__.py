@@ -4,16 +4,32 @@ CASES: all of them. REFUSED: (case, words of the error). OPEN: cases on which co
 settled who is right, with the reason; they are run and expected to fail.
 """
 
+from .contractions import CASES as CONTRACTIONS
 from .convolutional import CASES as CONVOLUTIONAL
 from .elementwise import CASES as ELEMENTWISE
 from .forms import CASES as FORMS
 from .forms import REFUSED
 from .moves import CASES as MOVES
+from .opsets import CASES as OPSETS
+from .picks import CASES as PICKS
 from .products import CASES as PRODUCTS
 from .reductions import CASES as REDUCTIONS
+from .resampling import CASES as RESAMPLING
 
-CASES = [*CONVOLUTIONAL, *PRODUCTS, *ELEMENTWISE, *REDUCTIONS, *MOVES, *FORMS]
+CASES = [
+    *CONVOLUTIONAL,
+    *CONTRACTIONS,
+    *PRODUCTS,
+    *ELEMENTWISE,
+    *REDUCTIONS,
+    *MOVES,
+    *PICKS,
+    *RESAMPLING,
+    *FORMS,
+    *OPSETS,
+]
 OPEN = {
+    "GroupNormalization-undeclared": "graph/facts: onnx infers no shape of GroupNormalization, nor of what follows",
     "STFT-onesided-by-default": "graph/facts: onnx's shape inference takes onesided as 0 when it is not given",
     "body-AffineGrid": "normalise/decompose: defaults of attributes are not handed to the body (and it needs If)",
 }

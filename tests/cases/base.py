@@ -51,8 +51,8 @@ class Case:
     """``nodes`` compute y from the explained inputs (name -> shape), constants and fed inputs.
 
     dyn: for each explained input a letter per axis that is also tested as a symbol, "." for a static axis; its other
-    size is one more, or ``other[letter]``. channel: the channel axis (of every explained input). draw: how the explained
-    inputs are drawn. runtime: False where ONNX Runtime has no kernel (onnx's reference evaluator runs the file).
+    size is one more, or ``other[letter]``. channel: the channel axis of every explained input. draw: how the inputs are
+    drawn. runtime: False where ONNX Runtime has no kernel (onnx's reference evaluator runs the file).
     covers: rules that the nodes do not name. declared: a tensor of x's shape, which onnx does not
     infer: the file says it. same_as: nodes (of opset same_opset) that the oracle is given instead; they must
     come to the same.
@@ -83,7 +83,7 @@ class Case:
         return list(self.shapes)
 
     def channels(self) -> list[int]:
-        """The channel axes to test: the case's own (default 1) first, then the others that every explained input has."""
+        """The channel axes to test: the case's own (default 1) first, then others that every explained input has."""
         rank = min(len(s) for s in self.shapes.values())
         first = (1 if rank > 1 else 0) if self.channel is None else self.channel % rank
         return [first, *(a for a in (0, rank - 1, 2) if a != first and a < rank)][: 3 if rank > 2 else 2]
@@ -120,9 +120,13 @@ class Case:
 
     def model(self, dynamic: bool = False) -> ModelProto:
         """The model, its sizes as symbols if asked."""
-        inputs = [(n, s, helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype)), self.dyn.get(n)) for n, s in self.shapes.items()]
+        inputs = [
+            (n, s, helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype)), self.dyn.get(n))
+            for n, s in self.shapes.items()
+        ]
         inputs += [
-            (n, f.value.shape, helper.np_dtype_to_tensor_dtype(f.value.dtype), f.dims or None) for n, f in self.fed.items()
+            (n, f.value.shape, helper.np_dtype_to_tensor_dtype(f.value.dtype), f.dims or None)
+            for n, f in self.fed.items()
         ]
         infos = []
         for name, shape, code, letters in inputs:

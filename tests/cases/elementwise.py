@@ -6,12 +6,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .base import Case, F32, Fed, case, floats, ints, pos, w
+from .base import F32, Case, Fed, case, floats, ints, pos, w
 
 DRAW = {
-    "Acos": "unit", "Acosh": "above one", "Asin": "unit", "Atanh": "unit", "Log": "positive", "Sqrt": "not negative",
-    "Reciprocal": "nonzero", "Tan": "unit",
-}  # fmt: skip
+    "Acos": "unit",
+    "Acosh": "above one",
+    "Asin": "unit",
+    "Atanh": "unit",
+    "Log": "positive",
+    "Sqrt": "not negative",
+    "Reciprocal": "nonzero",
+    "Tan": "unit",
+}
 PLAIN = (
     "Abs Acos Acosh Asin Asinh Atan Atanh Celu Cos Cosh Elu Erf Exp HardSigmoid HardSwish LeakyRelu Log "
     "Reciprocal Relu Selu Shrink Sigmoid Sin Sinh Softplus Softsign Sqrt Tan Tanh ThresholdedRelu Identity"
@@ -21,15 +27,22 @@ OPSETS = {"Gelu": 20, "Mish": 18, "Swish": 24}
 VARIANTS = {
     "Celu": ["alpha=2.0", "alpha=0.3"],
     "Elu": ["alpha=2.0", "alpha=0.3"],
-    "HardSigmoid": ["alpha=0.4, beta=0.3", "alpha=1.0, beta=1.5", "alpha=0.5, beta=-0.2", "alpha=-0.5, beta=0.5",
-                    "alpha=0.5, beta=0.0", "alpha=0.5, beta=1.0", "alpha=-0.5, beta=0.0"],
+    "HardSigmoid": [
+        "alpha=0.4, beta=0.3",
+        "alpha=1.0, beta=1.5",
+        "alpha=0.5, beta=-0.2",
+        "alpha=-0.5, beta=0.5",
+        "alpha=0.5, beta=0.0",
+        "alpha=0.5, beta=1.0",
+        "alpha=-0.5, beta=0.0",
+    ],
     "LeakyRelu": ["alpha=-0.3", "alpha=0.0"],
     "Selu": ["alpha=1.2, gamma=0.7"],
     "Shrink": ["lambd=0.3, bias=0.2", "lambd=1.0"],
     "ThresholdedRelu": ["alpha=0.3", "alpha=-0.5"],
     "Gelu": ['approximate="tanh"'],
     "Swish": ["alpha=1.3"],
-}  # fmt: skip
+}
 
 
 def functions() -> Iterator[Case]:
@@ -37,14 +50,56 @@ def functions() -> Iterator[Case]:
         kw = {"opset": OPSETS.get(op, 20), "runtime": op != "Swish", "draw": DRAW.get(op, "mixed")}
         yield case(op, f"y = {op} (x)", x=(3, 7), dyn="ab", **kw)
         # ones that are not those of x in front of it, its own carried further
-        yield case(f"{op}-inside", f"h = Add (x, c); t = Transpose (h); f = {op} (t); y = MatMul (f, w)",
-                   x=(3, 4), c=F32(0.05), w=w(3, 2), **kw)  # fmt: skip
+        yield case(
+            f"{op}-inside",
+            f"h = Add (x, c); t = Transpose (h); f = {op} (t); y = MatMul (f, w)",
+            x=(3, 4),
+            c=F32(0.05),
+            w=w(3, 2),
+            **kw,
+        )
         for attrs in VARIANTS.get(op, []):
             yield case(f"{op}-{attrs}", f"y = {op} <{attrs}> (x)", x=(3, 7), **kw)
-    for op in ("Celu", "Elu", "Exp", "Gelu", "HardSwish", "Mish", "Selu", "Sigmoid", "Sin", "Sinh", "Asinh", "Erf", "Tanh", "Atan",
-               "Softplus", "Cos", "Cosh", "Softsign", "Atanh", "Asin", "Acos", "Tan"):  # fmt: skip
+    for op in (
+        "Celu",
+        "Elu",
+        "Exp",
+        "Gelu",
+        "HardSwish",
+        "Mish",
+        "Selu",
+        "Sigmoid",
+        "Sin",
+        "Sinh",
+        "Asinh",
+        "Erf",
+        "Tanh",
+        "Atan",
+        "Softplus",
+        "Cos",
+        "Cosh",
+        "Softsign",
+        "Atanh",
+        "Asin",
+        "Acos",
+        "Tan",
+    ):
         yield case(f"{op}-near-0", f"y = {op} (x)", draw="small", x=(3, 7))
-    for op in ("Celu", "Elu", "Gelu", "HardSwish", "Mish", "Selu", "Sigmoid", "Softplus", "Tanh", "Erf", "Cos", "Softsign", "HardSigmoid"):
+    for op in (
+        "Celu",
+        "Elu",
+        "Gelu",
+        "HardSwish",
+        "Mish",
+        "Selu",
+        "Sigmoid",
+        "Softplus",
+        "Tanh",
+        "Erf",
+        "Cos",
+        "Softsign",
+        "HardSigmoid",
+    ):
         yield case(f"{op}-far", f"y = {op} (x)", draw="large", x=(3, 7))
     yield case("Exp-below-100", "s = Mul (x, c); y = Exp (s)", draw="not negative", x=(3, 7), c=F32(-80))
     yield case("scalar", "s = ReduceSum <keepdims=0> (x, a); t = Tanh (s); y = Exp (t)", x=(3,), a=ints(0), dyn="n")
@@ -52,7 +107,11 @@ def functions() -> Iterator[Case]:
         yield case(f"{op}-7", f"y = {op} (x)", opset=7, x=(2, 3))
     for op in ("HardSwish", "Celu", "Softplus", "Mish", "Gelu"):
         yield case(f"{op}-22", f"y = {op} (x)", opset=22, x=(2, 3))
-    for name, slope, shape in (("", pos(3, 1), (2, 3, 4)), ("-scalar", floats(0.2), (2, 3, 4)), ("-full", w(2, 3), (2, 3))):
+    for name, slope, shape in (
+        ("", pos(3, 1), (2, 3, 4)),
+        ("-scalar", floats(0.2), (2, 3, 4)),
+        ("-full", w(2, 3), (2, 3)),
+    ):
         yield case(f"PRelu{name}", "y = PRelu (x, s)", x=shape, s=slope, dyn="n.." if len(shape) == 3 else "..")
     yield case("PRelu-7", "y = PRelu (x, s)", opset=7, x=(2, 3, 4), s=pos(3, 1))
     yield case("PRelu-slope-carries", "y = PRelu (x, z)", x=(2, 3), z=(2, 3))
@@ -62,11 +121,20 @@ def functions() -> Iterator[Case]:
 def powers() -> Iterator[Case]:
     y = "y = Pow (x, c)"
     for name, c, draw in (
-        ("2", F32(2), "mixed"), ("3", F32(3), "mixed"), ("half", F32(0.5), "not negative"), ("1", F32(1), "mixed"),
-        ("0", F32(0), "mixed"), ("-1", F32(-1), "nonzero"), ("-half", F32(-0.5), "positive"), ("1.5", F32(1.5), "not negative"),
-        ("int", ints(2)[0], "mixed"), ("vector-of-one", floats(2), "mixed"), ("one-grows", np.full((1, 1, 1), 2, F32), "mixed"),
-        ("4", F32(4), "mixed"), ("-2", F32(-2), "nonzero"),
-    ):  # fmt: skip
+        ("2", F32(2), "mixed"),
+        ("3", F32(3), "mixed"),
+        ("half", F32(0.5), "not negative"),
+        ("1", F32(1), "mixed"),
+        ("0", F32(0), "mixed"),
+        ("-1", F32(-1), "nonzero"),
+        ("-half", F32(-0.5), "positive"),
+        ("1.5", F32(1.5), "not negative"),
+        ("int", ints(2)[0], "mixed"),
+        ("vector-of-one", floats(2), "mixed"),
+        ("one-grows", np.full((1, 1, 1), 2, F32), "mixed"),
+        ("4", F32(4), "mixed"),
+        ("-2", F32(-2), "nonzero"),
+    ):
         yield case(f"Pow-{name}", y, x=(3, 5), c=c, draw=draw, dyn="ab")
     yield case("Pow-tensor", y, x=(2, 3), c=np.array([[[-1, 0, 3]], [[1, 2, 0.3]]], F32), draw="positive", dyn="a.")
     yield case("Pow-tensor-at-0", y, x=(4, 3), c=floats(1, 2, 3), dyn="a.")
@@ -79,10 +147,18 @@ def powers() -> Iterator[Case]:
 
 def clips() -> Iterator[Case]:
     for name, lo, hi in (
-        ("both", -0.5, 1), ("above-0", 0.5, 1), ("below-0", -1, -0.5), ("low-0", 0, 1), ("high-0", -1, 0), ("low", 0.5, None),
-        ("low-negative", -0.5, None), ("high", None, 0.5), ("high-negative", None, -0.5), ("none", None, None),
+        ("both", -0.5, 1),
+        ("above-0", 0.5, 1),
+        ("below-0", -1, -0.5),
+        ("low-0", 0, 1),
+        ("high-0", -1, 0),
+        ("low", 0.5, None),
+        ("low-negative", -0.5, None),
+        ("high", None, 0.5),
+        ("high-negative", None, -0.5),
+        ("none", None, None),
         ("float-max", -3.4028234663852886e38, 1),
-    ):  # fmt: skip
+    ):
         bounds = {k: F32(v) for k, v in (("l", lo), ("h", hi)) if v is not None}
         text = f"y = Clip (x, {'l' if 'l' in bounds else ''}, {'h' if 'h' in bounds else ''})"
         if not bounds:
@@ -102,7 +178,9 @@ def clips() -> Iterator[Case]:
 def rounding() -> Iterator[Case]:
     for op in ("Floor", "Ceil", "Round"):
         yield case(op, f"y = {op} (x)", x=(3, 5), rules=("secant",), dyn="ab")
-        yield case(f"{op}-ties", f"h = Mul (x, half); y = {op} (h)", draw="ties", x=(3, 5), half=F32(0.5), rules=("secant",))
+        yield case(
+            f"{op}-ties", f"h = Mul (x, half); y = {op} (h)", draw="ties", x=(3, 5), half=F32(0.5), rules=("secant",)
+        )
         yield case(f"{op}-beside-a-path", f"r = {op} (x); y = Add (x, r)", x=(3, 5))
 
 
@@ -119,8 +197,14 @@ def types() -> Iterator[Case]:
     yield case("constants", constant, x=(3, 5), z=F32(0.3), dyn="ab")
     shapes = "s = Shape (x); f = Cast <to=1> (s); t = ReduceProd <keepdims=0> (f); y = Div (x, t)"
     yield case("shape-as-constant", shapes, x=(3, 5), dyn="ab")
-    yield case("OneHot-of-ArgMax", "a = ArgMax <axis=1, keepdims=0> (x); h = OneHot (a, d, v); y = Mul (x, h)",
-               x=(3, 5), d=ints(5), v=floats(0, 1), dyn="a.")  # fmt: skip
+    yield case(
+        "OneHot-of-ArgMax",
+        "a = ArgMax <axis=1, keepdims=0> (x); h = OneHot (a, d, v); y = Mul (x, h)",
+        x=(3, 5),
+        d=ints(5),
+        v=floats(0, 1),
+        dyn="a.",
+    )
     hard = "h = Hardmax (x); y = Mul (x, h)"
     yield case("Hardmax-is-constant", hard, x=(3, 5), dyn="ab")
 

@@ -37,6 +37,7 @@ class Body:
         self.constants: list[TensorProto] = []
         self.dtype = next((t.dtype for t in node.inputs if t is not None and t.is_float), np.dtype(np.float32))
         self._count = 0
+        self._alias: dict[str, str] = {}
 
     # The node
 
@@ -89,9 +90,18 @@ class Body:
         return outputs
 
     def give(self, k: int, name: str) -> None:
-        """Let output k be ``name``."""
-        if self.wants(k):
-            self.nodes.append(helper.make_node("Identity", [name], [f"o{k}"], name=f"o{k}"))
+        """Let output k be ``name``, which a node of one output then gives by that name."""
+        if not self.wants(k):
+            return
+        name, out = self._alias.get(name, name), f"o{k}"
+        maker = next((n for n in self.nodes if list(n.output) == [name] and name not in self._alias.values()), None)
+        if maker is None:
+            self.nodes.append(helper.make_node("Identity", [name], [out], name=out))
+            return
+        self._alias[name] = out
+        for node in self.nodes:
+            node.input[:] = [out if i == name else i for i in node.input]
+            node.output[:] = [out if o == name else o for o in node.output]
 
     def _new(self, what: str) -> str:
         self._count += 1
@@ -101,7 +111,7 @@ class Body:
         if value is None:
             return ""
         if isinstance(value, str):
-            return value
+            return self._alias.get(value, value)
         if isinstance(value, (int, float)):
             value = np.asarray(value, self.dtype)
         array = np.asarray(value, np.int64) if not isinstance(value, np.ndarray) else value
