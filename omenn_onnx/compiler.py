@@ -31,6 +31,7 @@ from omenn_onnx.lowering.base import Lowered
 from omenn_onnx.normalise.canonical import Views
 from omenn_onnx.normalise.double import to_double
 from omenn_onnx.normalise.explained import channel_axes, class_axis, find_inputs, find_outputs
+from omenn_onnx.normalise.standins import declare_shapes
 from omenn_onnx.normalise.upgrade import upgrade
 from omenn_onnx.seeds import Seeded, Target, make_seed, parse_target
 
@@ -115,6 +116,7 @@ def core_model(loaded: LoadedModel) -> onnx.ModelProto:
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
     upgrade(proto, CORE_OPSET)
+    declare_shapes(proto, str(loaded.folder or ""))
     return proto
 
 
@@ -135,8 +137,9 @@ def misfit(proto: onnx.ModelProto) -> CompileError | None:
     try:
         onnx.shape_inference.infer_shapes(skeleton(proto), strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as e:
-        if "instead is null" not in str(e):  # a type that inference does not know is no misfit
-            return CompileError(f"the shapes do not fit: {' '.join(str(e).split())}")
+        found = [line for line in str(e).splitlines() if "instead is null" not in line]  # (not known is no misfit)
+        if found:
+            return CompileError(f"the shapes do not fit: {' '.join(' '.join(found).split())}")
     return None
 
 

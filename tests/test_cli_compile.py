@@ -21,7 +21,8 @@ from omenn_onnx import Explainer
 from omenn_onnx.cli.compile import main
 
 RNG = np.random.default_rng(11)
-MODELS = Path(__file__).resolve().parents[1] / "models"
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "models"
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 Capture = pytest.CaptureFixture[str]
 
@@ -317,7 +318,9 @@ def test_the_original_interface_stays(work: Path, capsys: Capture, name: str) ->
     kept = [[(n.name, n.op_type, list(n.output)) for n in g.node[: len(before.node)]] for g in (before, after)]
     assert kept[0] == kept[1]
     assert list(after.initializer[: len(before.initializer)]) == list(before.initializer)
-    sessions = [onnxruntime.InferenceSession(f, providers=["CPUExecutionProvider"]) for f in (f"{name}.onnx", "out.onnx")]
+    sessions = [
+        onnxruntime.InferenceSession(f, providers=["CPUExecutionProvider"]) for f in (f"{name}.onnx", "out.onnx")
+    ]
     own = [o.name for o in before.output]
     for a, b in zip(*(s.run(own, feeds(name)) for s in sessions), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
@@ -927,9 +930,12 @@ def test_constant_output(work: Path, capsys: Capture) -> None:
     nodes = [node("Relu", "W", "y"), node("Relu", "x", "other")]
     made = model(nodes, [value("x", [2, 4])], [value("y", [2, 4]), value("other", [2, 4])], [weight("W", 2, 4)])
     onnx.save(made, "constant.onnx")
-    said = refusal(capsys, "constant.onnx")
+    said = refusal(capsys, "constant.onnx", "--output", "y")
     assert "no path" in said
     assert "constant" in said
+    del made.graph.output[1], made.graph.node[1]
+    onnx.save(made, "constant.onnx")
+    assert "constant" in refusal(capsys, "constant.onnx")
     assert "constant" in refusal(capsys, "mlp.onnx", "--output", "W1")
 
 
@@ -1011,3 +1017,43 @@ def test_functions_that_call_themselves(work: Path, capsys: Capture) -> None:
     made.functions.append(function)
     Path("again.onnx").write_bytes(made.SerializeToString())
     refusal(capsys, "again.onnx")
+
+
+# The README
+
+
+def blocks(section: str, language: str) -> list[str]:
+    """The code blocks of README.md between the markers of a section."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    inside = text.partition(f"<!-- {section} -->")[2].partition(f"<!-- end {section} -->")[0]
+    return [part.partition("\n```")[0] for part in inside.split(f"```{language}\n")[1:]]
+
+
+@pytest.mark.parametrize("language", ["bash", "python"])
+def test_the_tour(tmp_path: Path, language: str) -> None:
+    """What README.md shows runs as it stands."""
+    (tmp_path / "models").symlink_to(MODELS, target_is_directory=True)
+    (block,) = blocks("tour", language)
+    commands = ["bash", "-euo", "pipefail", "-c", block] if language == "bash" else [sys.executable, "-c", block]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(commands, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "OUTSIDE" not in done.stdout
+    made = {p.name for p in tmp_path.iterdir()}
+    wanted = {"cnn.onnx", "margin.onnx", "explanations", "words"} if language == "bash" else {"zero.png", "zero.npz"}
+    assert wanted <= made
+
+
+def test_the_start_command(tmp_path: Path) -> None:
+    """The first command of README.md, but for the environment that it makes."""
+    (tmp_path / "models").symlink_to(MODELS, target_is_directory=True)
+    (line,) = blocks("start command", "bash")
+    made, installed, *commands = line.split(" && ")
+    assert made == "python3 -m venv .venv"
+    assert installed == ".venv/bin/pip install -q '.[cpu]'"
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent, target_is_directory=True)
+    for command in commands:
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert {p.name for p in (tmp_path / "explanations").iterdir()} >= {"digits_vit.npz", "digits_vit.png"}

@@ -1,6 +1,6 @@
-"""The pictures of README.md: explanations of models/, compiled, run and drawn by this package as it stands.
+"""The pictures of README.md: `python tools/make_readme_picture.py` writes docs/digit.png and docs/text.png.
 
-    python tools/make_readme_picture.py        writes docs/digit.png and docs/text.png
+They are explanations of models/, compiled, run and drawn by this package as it stands.
 """
 
 from __future__ import annotations

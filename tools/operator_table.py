@@ -80,7 +80,7 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """A row for each operator of ai.onnx and ai.onnx.ml that the installed onnx has, and each that this project knows."""
+    """A row for each operator of ai.onnx and ai.onnx.ml in the installed onnx, and each that this project knows."""
     schemas: dict[tuple[str, str], Any] = {}
     for s in onnx.defs.get_all_schemas_with_history():
         key = (s.domain, s.name)
@@ -142,8 +142,8 @@ def page(found: list[Row]) -> str:
         *(f"- **{kind}**: {what}" for kind, what in KINDS.items()),
         "",
         "W is the coefficient that multiplies the value, o the ones stream (what biases travel on). A carrier is a",
-        "tensor that the linear path goes through; everything else is a frozen weight or a constant. Without a prefix a",
-        "note is about the default rules, `secant`. Functions inside a model are inlined; an operator that is not here",
+        "tensor that the linear path goes through; everything else is a frozen weight or a constant. Without a prefix",
+        "a note is about the default rules, `secant`. Functions inside a model are inlined; what is not listed here",
         "is refused.",
     ]
     for domain in DOMAINS:

@@ -91,7 +91,7 @@ def knows(node: Node) -> bool:
 
 
 QUANTISERS = frozenset(
-    {("", "QuantizeLinear"), ("com.microsoft", "QuantizeLinear"), ("", "DynamicQuantizeLinear")}
+    {("", "QuantizeLinear"), ("com.microsoft", "QuantizeLinear"), ("", "DynamicQuantizeLinear"), ("omenn", "Settled")}
 )
 """Operators that make carriers of integers."""
 KEEP_INTEGERS = frozenset(

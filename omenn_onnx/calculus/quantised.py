@@ -103,10 +103,10 @@ def dynamic_quantize_linear(p: Calculus, node: Node, X: Operand) -> list[Pair | 
 
 
 @rule("Settled", domain="omenn")
-def settled(p: Calculus, node: Node, X: Operand) -> Pair | None:
-    """A kernel that rounds on the way: its decomposition X, and what its own output differs by to the bias."""
-    if X.pair is None:
-        return None
+def settled(p: Calculus, node: Node, X: Operand, *, exact: int = 0) -> Pair | None:
+    """The end of a decomposition X. Where the kernel is not ``exact``, what its own output differs by goes to the bias."""
+    if X.pair is None or exact:
+        return X.pair
     residual = p.emit.op("Sub", p.out(node).t, X.t, shape=X.shape)
     return Pair(p.bias(X.pair.value, residual, X.pair.ones, X.shape), X.pair.ones, X.pair.rank)
 

@@ -27,6 +27,7 @@ _FOLDED = frozenset(
 _FOLD_LIMIT = 4096
 _UNTRUSTED = frozenset({"", "?", "None", "none", "unk", "-1"})
 _MAX_ROUNDS = 6
+_GIVEN = "given:"
 _MADE_UP = "unk__"
 """How onnx's data propagation names the sizes that it makes up."""
 
@@ -44,8 +45,10 @@ def collect_facts(proto: onnx.ModelProto) -> Facts:
     """Types, shapes and small constant values of every tensor of ``proto``; unknown sizes get a symbol of their own."""
     bare = skeleton(proto, limit=_FOLD_LIMIT)
     put_stand_ins(bare)
+    _set_apart(bare)
     declared = {v.name: v for v in bare.graph.value_info}
-    declared.update({v.name: v for v in proto.graph.output})  # (those of bare lose their shapes below)
+    for v in bare.graph.output:  # (the originals lose their shapes below)
+        declared[v.name] = onnx.ValueInfoProto.FromString(v.SerializeToString())
     static = all(d.HasField("dim_value") for v in proto.graph.input for d in v.type.tensor_type.shape.dim)
     _keep_unknown(bare)
     for output in bare.graph.output:
@@ -68,6 +71,17 @@ def collect_facts(proto: onnx.ModelProto) -> Facts:
         _substitute(bare, fresh)
         inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     return _gather(proto, inferred, declared, values, static)
+
+
+def _set_apart(bare: onnx.ModelProto) -> None:
+    """Declared symbols that look as if inference had made them up must not meet those that it is about to make up: those
+    of the inputs get a prefix, the others, which an earlier inference has left in the file, are forgotten."""
+    given = {d.dim_param for v in bare.graph.input for d in v.type.tensor_type.shape.dim}
+    for group in (bare.graph.input, bare.graph.value_info, bare.graph.output):
+        for v in group:
+            for d in v.type.tensor_type.shape.dim:
+                if d.dim_param.startswith(_MADE_UP):
+                    d.dim_param = f"{_GIVEN}{d.dim_param}" if d.dim_param in given else ""
 
 
 def _keep_unknown(bare: onnx.ModelProto) -> None:
@@ -223,7 +237,9 @@ def _symbol(name: str, axis: int, d: Dim | None) -> Dim:
     """A size, or a symbol; one with # in it is nobody's name for anything, and no user sees it."""
     if d is None:
         return f"{name}#{axis}"
-    return f"{d}#" if isinstance(d, str) and d.startswith(_MADE_UP) else d
+    if isinstance(d, str):
+        return f"{d}#" if d.startswith(_MADE_UP) else d.removeprefix(_GIVEN)
+    return d
 
 
 def _merge_declared(

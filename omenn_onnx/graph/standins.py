@@ -67,6 +67,9 @@ class Stand:
 
 def put_stand_ins(model: ModelProto) -> None:
     """Replace the main graph's nodes that have a stand-in."""
+    for node in model.graph.node:
+        if node.op_type == "STFT" and all(a.name != "onesided" for a in node.attribute):
+            node.attribute.append(helper.make_attribute("onesided", 1))  # inference takes the default as 0
     if not any((n.domain, n.op_type) in STAND_INS for n in model.graph.node):
         return
     nodes: list[NodeProto] = []

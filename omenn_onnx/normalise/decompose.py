@@ -37,6 +37,7 @@ def decompose(node: Node, graph: Graph, emit: Emitter) -> list[Node] | None:
         domain=node.domain,
         **node.attrs,
     )
+    _write_defaults(call, graph)
     function = _function(call, node.inputs, graph)
     if function is None:
         return None
@@ -65,6 +66,16 @@ def _function(call: NodeProto, inputs: list[Tensor | None], graph: Graph) -> Fun
         if versions:
             return _parse(schema.get_function_with_opset_version(max(versions)))
     return None
+
+
+def _write_defaults(call: NodeProto, graph: Graph) -> None:
+    """A body that refers to an attribute needs it written out."""
+    opset = graph.domains.get(call.domain, 1)
+    if onnx.defs.has(call.op_type, opset, call.domain):
+        given = {a.name for a in call.attribute}
+        for name, attribute in onnx.defs.get_schema(call.op_type, opset, call.domain).attributes.items():
+            if name not in given and attribute.default_value.name:
+                call.attribute.append(attribute.default_value)
 
 
 def _type(t: Tensor | None) -> bytes:

@@ -11,7 +11,7 @@ from omenn_onnx.graph.ir import Graph, Node, Tensor
 View = Callable[[Tensor], Node | None]
 
 _TAIL = frozenset(
-    "Softmax LogSoftmax Sigmoid ArgMax ArgMin TopK ZipMap Cast Equal Greater GreaterOrEqual Less LessOrEqual Identity "
+    "Softmax LogSoftmax Sigmoid Coupling ArgMax ArgMin TopK ZipMap Cast Equal Greater GreaterOrEqual Less LessOrEqual Identity "
     "Reshape Flatten Squeeze Unsqueeze NaNGuard".split()
 )
 _AFFINE = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN"})
@@ -59,7 +59,7 @@ def _ml_tail(view: View, t: Tensor) -> Tensor | None:
         inner = view(node.inputs[0])
         while inner is not None and inner.op == "Identity" and inner.inputs[0] is not None:
             inner = view(inner.inputs[0])
-        return node.inputs[0] if inner is not None and inner.op in ("Sigmoid", "Softmax") else None
+        return node.inputs[0] if inner is not None and inner.op in ("Sigmoid", "Softmax", "Coupling") else None
     return None
 
 
@@ -70,7 +70,7 @@ def find_inputs(graph: Graph, names: Sequence[str]) -> list[Tensor]:
         chosen = [_float_tensor(graph, n, "explained input") for n in dict.fromkeys(names)]
         for t in chosen:
             if t.const:
-                raise CompileError(f"the explained input {t.name!r} is a constant: it does not depend on the model's input")
+                raise CompileError(f"explained input {t.name!r} is a constant: it does not depend on the model's inputs")
         return chosen
     found = [t for t in graph.inputs if t.is_float and t.rank != 0]
     integers = [t for t in graph.inputs if t.dtype is not None and t.dtype.kind in "iu" and not t.const]

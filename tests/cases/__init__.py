@@ -29,9 +29,7 @@ CASES = [
     *OPSETS,
 ]
 OPEN = {
-    "GroupNormalization-undeclared": "graph/facts: onnx infers no shape of GroupNormalization, nor of what follows",
-    "STFT-onesided-by-default": "graph/facts: onnx's shape inference takes onesided as 0 when it is not given",
-    "body-AffineGrid": "normalise/decompose: defaults of attributes are not handed to the body (and it needs If)",
+    "body-AffineGrid": "its function body needs If",
 }
 
 __all__ = ["CASES", "OPEN", "REFUSED"]

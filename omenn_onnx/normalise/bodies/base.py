@@ -103,6 +103,11 @@ class Body:
             node.input[:] = [out if i == name else i for i in node.input]
             node.output[:] = [out if o == name else o for o in node.output]
 
+    def into(self, k: int, op: str, *inputs: Value, domain: str = "", **attrs: Any) -> None:
+        """Let output k be that of one node, which counts as the kernel's own last step: its value is the output's."""
+        names = [self._name(i) for i in inputs]
+        self.nodes.append(helper.make_node(op, names, [f"o{k}"], name=f"o{k}", domain=domain, **attrs))
+
     def _new(self, what: str) -> str:
         self._count += 1
         return f"{what}_{self._count}"

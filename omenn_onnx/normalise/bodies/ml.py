@@ -21,6 +21,11 @@ _TREES = (
     "features. Explain it with SHAP's TreeExplainer, or train a network, a linear model or an SVM instead"
 )
 
+_COUPLED = (
+    "the probabilities of an SVM are coupled by an iteration that stops early, so that they have no exact form; explain its "
+    "decision function (skl2onnx: options={'raw_scores': True}, or probability=False)"
+)
+
 
 @body("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor", domain=_DOMAIN)
 def tree_ensemble(b: Body) -> None:
@@ -165,7 +170,9 @@ def svm_regressor(b: Body) -> None:
 @body("SVMClassifier", domain=_DOMAIN)
 def svm_classifier(b: Body) -> None:
     """One score k(x, v) a + rho for each pair of classes (for each class where there are no support vectors), their
-    probabilities if there are two classes. The label is a constant."""
+    probabilities behind the logits if there are two classes. The label is a constant.
+
+    The scores of two classes come as ONNX Runtime gives them: the first column is the second class's."""
     sizes = [int(n) for n in b.attr("vectors_per_class", [])]
     rho, classes = _floats(b, "rho"), _classes(b)
     x = _float(b, 0)
@@ -179,17 +186,20 @@ def svm_classifier(b: Body) -> None:
     slope, shift = _floats(b, "prob_a"), _floats(b, "prob_b")
     if slope.size:
         if rho.size > 1:
-            raise b.refuse(
-                "the probabilities of an SVM of several classes are coupled by an iteration; explain its decision function "
-                "(skl2onnx: options={'raw_scores': True}, or probability=False)"
-            )
+            raise b.refuse(_COUPLED)
         both = np.concatenate([-slope, slope]).reshape(1, 2)
         logits = b.op("Add", b.op("MatMul", scores, both), np.concatenate([-shift, shift]))
-        b.give(1, transformed(b, b.op("Sigmoid", logits)))
+        b.give(1, transformed(b, b.op("Coupling", logits, domain=_DOMAIN)))
     elif rho.size == 1:
         b.give(1, one_score(b, scores, b.attr("post_transform", "NONE") in ("NONE", "LOGISTIC")))
     else:
         b.give(1, transformed(b, scores))
+
+
+@body("Coupling", domain=_DOMAIN)
+def coupling(b: Body) -> None:
+    """The probabilities of two classes: the sigmoid of these logits, but for what the iteration leaves (some 1e-3)."""
+    raise b.refuse(_COUPLED)
 
 
 def kernel(b: Body, x: str, vectors: Array) -> str:
