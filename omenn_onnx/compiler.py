@@ -28,10 +28,11 @@ from omenn_onnx.linear.rows import rows_stay_apart
 from omenn_onnx.linear.transpose import transpose
 from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered
+from omenn_onnx.normalise.blocked import unblock
 from omenn_onnx.normalise.canonical import Views
 from omenn_onnx.normalise.double import to_double
+from omenn_onnx.normalise.embeddings import open_embeddings
 from omenn_onnx.normalise.explained import channel_axes, class_axis, find_inputs, find_outputs
-from omenn_onnx.normalise.standins import declare_shapes
 from omenn_onnx.normalise.upgrade import upgrade
 from omenn_onnx.seeds import Seeded, Target, make_seed, parse_target
 
@@ -110,13 +111,15 @@ def linearise(
 
 
 def core_model(loaded: LoadedModel) -> onnx.ModelProto:
-    """A copy of the model with functions inlined, at the core opset or its own if that is newer."""
+    """A copy of the model with functions inlined, at the core opset or its own if that is newer, and without what ONNX
+    Runtime's optimiser does to layouts and embeddings."""
     proto = onnx.ModelProto()
     proto.CopyFrom(loaded.proto)
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
     upgrade(proto, CORE_OPSET)
-    declare_shapes(proto, str(loaded.folder or ""))
+    unblock(proto, str(loaded.folder or ""))
+    open_embeddings(proto)
     return proto
 
 

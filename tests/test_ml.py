@@ -73,7 +73,16 @@ MODELS: dict[str, tuple[str, Callable[[], Any]]] = {
     "missing values": ("cancer", missing),
     "columns": ("cancer", columns),
 }
-LINEAR = ("logistic", "logistic of three", "linear svc", "linear svc of three", "svc linear", "ridge", "regression", "regression of two")
+LINEAR = (
+    "logistic",
+    "logistic of three",
+    "linear svc",
+    "linear svc of three",
+    "svc linear",
+    "ridge",
+    "regression",
+    "regression of two",
+)
 
 
 @functools.cache
@@ -97,8 +106,9 @@ def exported(name: str, zipmap: bool) -> tuple[Any, onnx.ModelProto]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = make().fit(x, y)
-        maps = hasattr(model, "classes_") and "linear svc" not in name
-        options = {id(model): {"zipmap": zipmap}} if maps else None
+        options: dict[Any, Any] | None = {id(model): {"zipmap": zipmap}} if hasattr(model, "classes_") else None
+        if "linear svc" in name:
+            options = {LinearSVC: {"nocl": False}}
         return model, to_onnx(model, x[:1], target_opset=17, options=options)
 
 
@@ -144,7 +154,7 @@ def test_linear_models(name: str, rules: str) -> None:
     if scaler is not None:
         coefficients = coefficients / scaler.scale_
     chosen = np.asarray(result.target).reshape(-1)
-    if name in ("logistic", "linear svc", "svc linear"):  # (an SVC's columns are the other way round)
+    if name in ("logistic", "svc linear"):  # (an SVC's columns are the other way round)
         expected = np.where(chosen[:, None] == (0 if name == "svc linear" else 1), 1, -1) * coefficients
     else:
         expected = coefficients[chosen]
@@ -176,26 +186,28 @@ def test_missing_values_have_no_weight() -> None:
     x[:, 3] = 0.0
     result = explain(compiled(exported("missing values", False)[1]), {"X": x})
     assert_complete(result)
-    assert not result.c_w[0][x == 0.0].any() and result.c_w[0][x != 0.0].all()
+    assert not result.c_w[0][x == 0.0].any()
+    assert result.c_w[0][x != 0.0].all()
 
 
 @pytest.mark.parametrize("make", [lambda: RandomForestClassifier(3), lambda: GradientBoostingRegressor(n_estimators=2)])
 def test_trees_are_refused(make: Callable[[], Any]) -> None:
     x, y = data("iris")
-    with pytest.raises(UnsupportedOperators, match="piecewise constant.*TreeExplainer"):
+    with pytest.raises(UnsupportedOperators, match=r"piecewise constant.*TreeExplainer"):
         omenn_onnx.compile(to_onnx(make().fit(x, y), x[:1], target_opset=17))
 
 
-def test_coupled_probabilities_are_refused() -> None:
-    """Those of two classes are explained before the coupling, and refused themselves; those of more are refused."""
-    two = exported("svc with probabilities", False)[1]
-    with pytest.raises(UnsupportedOperators, match="coupled by an iteration.*raw_scores"):
-        omenn_onnx.compile(two, output="probabilities")
+def test_coupled_probabilities() -> None:
+    """Those of two classes are explained before the coupling, and can be explained themselves; more are refused."""
+    two, seed = exported("svc with probabilities", False)[1], np.full((ROWS, 2), 0.5, np.float32)
+    for rules in RULES:
+        program = compiled(two, output="probabilities", target="seed", rules=rules)
+        assert_complete(explain(program, {**feeds("svc with probabilities"), "seed": seed}))
     x, y = data("iris")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = to_onnx(SVC(probability=True).fit(x, y), x[:1], target_opset=17)
-    with pytest.raises(UnsupportedOperators, match="coupled by an iteration.*raw_scores"):
+    with pytest.raises(UnsupportedOperators, match=r"coupled by an iteration.*raw_scores"):
         omenn_onnx.compile(model)
 
 
@@ -212,16 +224,29 @@ MANY = {**KERNEL, "vectors_per_class": [1, 1, 1], "rho": [0.3, 0.1, -0.2], "clas
 POSTS = ("NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO")
 W, C = [1.0, 2, 3, 4, -1, -2, 0.3, 0], [0.1, 0.2]
 SINGLE: list[tuple[str, dict[str, Any]]] = [
-    *(("LinearClassifier", {"coefficients": W[:4], "intercepts": C[:1], "classlabels_ints": TWO, "post_transform": p}) for p in POSTS),
-    *(("LinearClassifier", {"coefficients": W, "intercepts": C, "classlabels_strings": ["a", "b"], "post_transform": p}) for p in POSTS),
+    *(
+        ("LinearClassifier", {"coefficients": W[:4], "intercepts": C[:1], "classlabels_ints": TWO, "post_transform": p})
+        for p in POSTS
+    ),
+    *(
+        (
+            "LinearClassifier",
+            {"coefficients": W, "intercepts": C, "classlabels_strings": ["a", "b"], "post_transform": p},
+        )
+        for p in POSTS
+    ),
     *(("LinearRegressor", {"coefficients": W, "intercepts": C, "targets": 2, "post_transform": p}) for p in POSTS),
     ("LinearRegressor", {"coefficients": W[:4], "intercepts": C[:1], "post_transform": "LOGISTIC"}),
     ("LinearRegressor", {"coefficients": W[:4]}),
     *(("SVMClassifier", {**PAIR, "kernel_type": "RBF", "post_transform": p}) for p in POSTS),
     *(("SVMClassifier", {**PAIR, "kernel_type": "POLY", "post_transform": p}) for p in POSTS),
     *(("SVMClassifier", {**MANY, "kernel_type": "SIGMOID", "post_transform": p}) for p in POSTS),
-    *(("SVMRegressor", {**KERNEL, "coefficients": [1.0, 2, 3], "n_supports": 3, "rho": [0.3], "kernel_type": k}) for k in ("LINEAR", "POLY", "RBF")),
+    *(
+        ("SVMRegressor", {**KERNEL, "coefficients": [1.0, 2, 3], "n_supports": 3, "rho": [0.3], "kernel_type": k})
+        for k in ("LINEAR", "POLY", "RBF")
+    ),
     *(("Normalizer", {"norm": n}) for n in ("MAX", "L1", "L2")),
+    ("SVMClassifier", {**PAIR, "kernel_type": "POLY", "prob_a": [-1.3], "prob_b": [0.2], "post_transform": "SOFTMAX"}),
     ("Scaler", {"scale": [2.0], "offset": [1.0]}),
     ("Scaler", {"scale": [2.0, 1.0, -1.0, 0.0], "offset": [0.0, 1.0, 2.0, 3.0]}),
     ("Imputer", {"imputed_value_floats": [7.0], "replaced_value_float": 2.0}),
@@ -250,20 +275,16 @@ def test_operator(op: str, attrs: dict[str, Any], rules: str) -> None:
     assert_complete(explain(program, {"x": value, "seed": seed}))
 
 
-def test_columns_of_a_vector() -> None:
-    """ArrayFeatureExtractor, from a matrix and from a vector."""
-    for shape in ([3, 4], [4]):
-        node = helper.make_node("ArrayFeatureExtractor", ["x", "columns"], ["y"], domain="ai.onnx.ml")
-        infos = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
-        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 2])
-        columns = helper.make_tensor("columns", TensorProto.INT64, [1, 2], [3, 1])
-        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
-        graph = helper.make_graph([node], "columns", infos, [y], [columns])
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-        x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
-        rows = len(run(model, {"x": x})["y"])
-        result = explain(compiled(model, target="seed"), {"x": x, "seed": np.array([[2.0, 5.0]] * rows, np.float32)})
-        expected = np.zeros(shape, np.float32)
-        expected[..., [3, 1]] = [2.0, 5.0]
-        np.testing.assert_array_equal(result.c_w[0], expected)
-        assert not result.c_b[0].any()
+def test_array_feature_extractor() -> None:
+    """C_w is the seed where the columns came from."""
+    node = helper.make_node("ArrayFeatureExtractor", ["x", "columns"], ["y"], domain="ai.onnx.ml")
+    infos = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 4])]
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 2])
+    columns = helper.make_tensor("columns", TensorProto.INT64, [1, 2], [3, 1])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    graph = helper.make_graph([node], "columns", infos, [y], [columns])
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    result = explain(compiled(model, target="seed"), {"x": x, "seed": np.array([[2.0, 5.0]] * 3, np.float32)})
+    np.testing.assert_array_equal(result.c_w[0], [[0.0, 5.0, 0.0, 2.0]] * 3)
+    assert not result.c_b[0].any()

@@ -15,7 +15,7 @@ from omenn_onnx.compiler import forward_model, linearise
 from omenn_onnx.errors import NoPath
 from omenn_onnx.graph.files import load_model
 
-EXAMPLES = 100
+EXAMPLES = 300
 RULES = ("secant", "tangent")
 
 

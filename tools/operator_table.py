@@ -21,7 +21,7 @@ from typing import Any
 import onnx
 
 from omenn_onnx.calculus.base import CONSTANTS, RULES
-from omenn_onnx.normalise.bodies import BODIES
+from omenn_onnx.normalise.bodies import BODIES, microsoft_moves
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, README = ROOT / "docs" / "operators.md", ROOT / "README.md"
@@ -69,6 +69,8 @@ REFUSED = {op: why for why, ops in NEXT.items() for op in ops.split()}
 """Refused unless they have got a rule or a body by now."""
 TREES = "piecewise constant: the exact local affine map is a constant"
 DOMAINS = ("", "ai.onnx.ml", "com.microsoft")
+OPENED = ("com.microsoft", "EmbedLayerNormalization")
+"""Written out in the model itself (normalise/embeddings.py)."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def rows() -> list[Row]:
         key = (s.domain, s.name)
         if s.domain in DOMAINS and (key not in schemas or s.since_version > schemas[key].since_version):
             schemas[key] = s
-    keys = {k for k in {*RULES, *CONSTANTS, *BODIES, *schemas} if k[0] in DOMAINS and k[1] not in INTERNAL}
+    keys = {k for k in {*RULES, *CONSTANTS, *BODIES, *schemas, OPENED} if k[0] in DOMAINS and k[1] not in INTERNAL}
     return [Row(*key, *_kind_and_note(key, schemas.get(key))) for key in sorted(keys)]
 
 
@@ -98,6 +100,10 @@ def _kind_and_note(key: tuple[str, str], schema: Any) -> tuple[str, str]:
         return "rule", _note(key)
     if op.startswith("TreeEnsemble"):
         return "refused", TREES
+    if key[0] == "com.microsoft" and op in microsoft_moves.REFUSED:
+        return "refused", microsoft_moves.REFUSED[op]
+    if key == OPENED:
+        return "decomposition", "Gather, Add and LayerNormalization; the rows of its word table are what is explained"
     if key in BODIES:
         said = (BODIES[key].__doc__ or "").strip().split("\n\n")[0]
         return "decomposition", " ".join(said.split()) or "this project's own body"

@@ -95,9 +95,9 @@ QUANTISERS = frozenset(
 )
 """Operators that make carriers of integers."""
 KEEP_INTEGERS = frozenset(
-    "Add Cast Clip Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND GlobalMaxPool Identity MatMul Max "
-    "MaxPool Min Mul Neg Pad ReduceMax ReduceMin ReduceSum Relu Reshape ScatterElements ScatterND Slice SpaceToDepth Split "
-    "Squeeze Sub Sum Tile TopK Transpose Trilu Unsqueeze Where".split()
+    "Add Cast Clip Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND GlobalMaxPool Identity "
+    "MatMul Max MaxPool Min Mul Neg Pad ReduceMax ReduceMin ReduceSum Relu Reshape ScatterElements ScatterND Slice "
+    "SpaceToDepth Split Squeeze Sub Sum Tile TopK Transpose Trilu Unsqueeze Where".split()
 )
 """Operators whose rule holds for integers as it does for real numbers."""
 _ALIKE = frozenset("Add Clip Concat MatMul Max Min Mul Sub Sum Where".split())
@@ -132,6 +132,7 @@ class Calculus:
         self.pairs: dict[Tensor, Pair] = {}
         self.used: dict[str, int] = {}
         self.opaque_nodes: list[Node] = []
+        self.centred: dict[Var, tuple[Var, Tensor]] = {}  # of quantisers: what they give less the zero point, and that
         self._unknown: dict[Tensor, Unsupported] = {}  # without type or rank, because of an operator that was refused
         self._node: Node | None = None
 
@@ -143,7 +144,8 @@ class Calculus:
 
     def linearise(self, node: Node) -> None:
         """Find the pairs of the outputs of ``node``. Explained tensors keep theirs: paths into them are cut."""
-        if not any(t in self.pairs for t in (*node.inputs, *node.captured) if t is not None):
+        carriers = [t for t in (*node.inputs, *node.captured) if t is not None and t in self.pairs]
+        if all(0 in (t.shape or ()) for t in carriers):  # (what has no elements carries nothing)
             return
         key = (node.domain, node.op)
         if key in CONSTANTS:
@@ -169,12 +171,13 @@ class Calculus:
             self.opaque_nodes.append(node)
             return self._opaque(node)
         function = RULES.get(key)
-        if function is None or node.captured:
+        if function is None or (node.captured and node.step is None):
             raise OutsideCalculus(node.refusal or "no rule for this operator")
         cause = next((self._unknown[t] for t in node.inputs if t is not None and t in self._unknown), None)
         if cause is not None:
             return self._refused(node, cause)
-        if key[1] not in KEEP_INTEGERS and key not in QUANTISERS and self._carries_integers(node) and _gives_integers(node):
+        linear = node.op in KEEP_INTEGERS or key in QUANTISERS
+        if not linear and self._carries_integers(node) and _gives_integers(node):
             raise OutsideCalculus("its integer arithmetic is not linear: dequantise in front of it")
         self.used[node.op] = self.used.get(node.op, 0) + 1
         kinds = {t.dtype for t in node.inputs if t is not None and t in self.pairs}

@@ -34,7 +34,7 @@ def softmax_axis(p: Calculus, t: Tensor | None) -> tuple[int, bool] | None:
     if node.op == "NaNGuard":
         found = softmax_axis(p, source)
         return None if found is None else (found[0], False)
-    if node.op not in _CARRIES_SOFTMAX or node.domain != "" or source is None:
+    if node.op not in _CARRIES_SOFTMAX or node.domain not in ("", "com.microsoft") or source is None:
         return None
     found = softmax_axis(p, source)
     if found is None or source.shape is None or t.shape is None:

@@ -228,8 +228,9 @@ def _negative(e: Emitter, x: Tensor) -> Tensor:
 
 
 def _inverse_root(e: Emitter, x: Tensor, sign: float, offset: float) -> Tensor:
-    """1 / sqrt(offset + sign x^2)."""
-    return e.op("Reciprocal", e.op("Sqrt", e.op("Add", e.op("Mul", square(e, x), sign), offset)))
+    """1 / sqrt(offset + sign x^2); 0 where that is not finite."""
+    root = e.op("Sqrt", e.op("Add", e.op("Mul", square(e, x), sign), offset))
+    return at_zero(e, root, e.op("Reciprocal", root), 0.0)
 
 
 FUNCTIONS: dict[str, Function] = {

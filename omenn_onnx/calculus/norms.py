@@ -124,6 +124,8 @@ def group_normalization(
     if X.pair is None:
         return None
     size = X.shape[1]
+    if not isinstance(size, int) and p.graph.opset >= 21:
+        size = scale.shape[0]
     if not isinstance(size, int):
         raise OutsideCalculus("its number of channels is not known")
     grouped: Shape = (X.shape[0], num_groups, size // num_groups, *X.shape[2:])

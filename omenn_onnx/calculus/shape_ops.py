@@ -165,11 +165,12 @@ def depth_to_space(p: Calculus, node: Node, X: Operand, *, blocksize: int, mode:
 
 
 @rule("SpaceToDepth")
-def space_to_depth(p: Calculus, node: Node, X: Operand, *, blocksize: int) -> Pair | None:
+def space_to_depth(p: Calculus, node: Node, X: Operand, *, blocksize: int, mode: str = "DCR") -> Pair | None:
     n, c, _, _ = X.shape
     y = p.out(node)
     b = blocksize
-    return _rearrange(p, X, (n, c, y.shape[2], b, y.shape[3], b), [0, 3, 5, 1, 2, 4], y.shape)
+    order = [0, 3, 5, 1, 2, 4] if mode == "DCR" else [0, 1, 3, 5, 2, 4]
+    return _rearrange(p, X, (n, c, y.shape[2], b, y.shape[3], b), order, y.shape)
 
 
 def _rearrange(p: Calculus, X: Operand, inner: Shape, order: list[int], shape: Shape) -> Pair | None:

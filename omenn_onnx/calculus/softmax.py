@@ -2,7 +2,8 @@
 
 Softmax, secant: exp(z) / Z with z = x - m, m the mean of the axis' entries within 1e4 of the maximum, Z = sum exp(z) a
 weight, Exp elementwise: W = (exp(z) - 1) / (z Z), bias 1/Z. With p the softmax:  W = p (1 - e^-z)/z for z > 0;
-1/Z = exp(m - logsumexp x); for z < -100 W = 0 and the bias is p.
+1/Z = exp(m - logsumexp x); for z < -100 W = 0 and the bias is p. A row that is masked as a whole, whose softmax is NaN,
+counts as 0: a guard behind it takes it out of the model.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ def softmax(p: Calculus, node: Node, X: Operand, *, axis: int = -1) -> Pair | No
     e, v, shape = p.emit, X.pair.value, X.shape
     axes = [axis % X.rank]
     y = p.out(node).t
+    dead = e.op("IsNaN", y)
+    y = where(e, dead, 0.0, y)
     ones = half_mean(p, X.pair.ones, axes)
     if p.tangent:
         weighted = p.build.scale(v, y)
@@ -41,8 +44,9 @@ def softmax(p: Calculus, node: Node, X: Operand, *, axis: int = -1) -> Pair | No
     far = e.op("Less", z, -100.0)
     up = e.op("Mul", y, exprel(e, e.op("Neg", e.op("Max", z, 0.0))))
     down = e.op("Mul", exprel(e, e.op("Min", e.op("Max", z, -100.0), 0.0)), inverse, shape=X.t.shape)
-    w = where(e, e.op("Greater", z, 0.0), up, where(e, far, 0.0, down))
-    b = e.op("Where", far, y, inverse, dtype=e.dtype, shape=X.t.shape)
+    share = where(e, dead, 0.0, share)
+    w = where(e, e.op("Greater", z, 0.0), up, where(e, e.op("Or", far, dead), 0.0, down))
+    b = e.op("Where", e.op("Or", far, dead), y, inverse, dtype=e.dtype, shape=X.t.shape)
     mean = p.build.sum(p.build.scale(v, share), axes)
     centred = p.build.add([v, p.build.scale(mean, -1.0)], shape)
     return Pair(p.bias(p.build.scale(centred, w), b, ones, shape), ones, 3)

@@ -113,10 +113,8 @@ def _may_be_empty(window: Window, source: Shape, out: Shape, adjoint: bool, coun
     if count.value is not None:
         return not count.value.all()
     n = len(window.kernel)
-    if adjoint:
-        return any(s > k for s, k in zip(window.strides, window.kernel, strict=True)) or any(
-            d > 1 for d in window.dilations
-        )
+    if adjoint:  # output_padding needs a stride or a dilation
+        return any(s > 1 for s in window.strides) or any(d > 1 for d in window.dilations)
     return any(d > 1 for d in window.dilations) or any(p >= window.spans[i % n] for i, p in enumerate(window.pads))
 
 

@@ -15,6 +15,7 @@ _ELEMENTWISE = frozenset(
     "HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Min Mish Mul Neg Not Or Pow Reciprocal Relu "
     "Round Sigmoid Sign Sin Sinh Softmax Softplus Sqrt Sub Sum Tan Tanh Where".split()
 )
+_PROPAGATED = frozenset("Reshape Slice Squeeze Transpose Unsqueeze".split())
 _BOOLEAN = frozenset("And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or".split())
 
 Operand = Tensor | Array | float | Sequence[int] | None
@@ -79,8 +80,12 @@ class Emitter:
     ) -> list[Tensor]:
         """One node with ``count`` outputs, or the outputs of the equal node that already stands."""
         operands = [self._operand(i) for i in inputs]
+        if op in _PROPAGATED and operands and operands[0] is not None:
+            operands[0] = self._apart(operands[0])
         key = (op, count, tuple(id(t) for t in operands), tuple(sorted((k, _key(v)) for k, v in attrs.items())))
         if key in self._seen:
+            for t in self._seen[key]:
+                t.shape = shape if t.shape is None else t.shape
             return self._seen[key]
         known = [t for t in operands if t is not None]
         if shape is None and op in _ELEMENTWISE:
@@ -94,6 +99,15 @@ class Emitter:
         self.nodes.append(node)
         self._seen[key] = outputs
         return outputs
+
+    def _apart(self, t: Tensor) -> Tensor:
+        """``t``, behind a copy if it comes from a DequantizeLinear of int8: from opset 21 on ONNX Runtime (1.31) moves
+        that across what only moves elements, takes it for uint8 there, and refuses the file."""
+        node = t.producer
+        if self.graph.opset < 21 or t.const or node is None or node.op != "DequantizeLinear":
+            return t
+        source = node.inputs[0]
+        return self.op("Sum", t, shape=t.shape) if source is not None and source.dtype == np.int8 else t
 
     @staticmethod
     def _result_type(op: str, operands: list[Tensor]) -> np.dtype[Any] | None:

@@ -14,8 +14,11 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from omenn_onnx.graph import standins_microsoft, standins_quantised  # noqa: F401  (they register their stand-ins)
 from omenn_onnx.graph.files import skeleton
+from omenn_onnx.graph.flatten import branch_of, flatten
 from omenn_onnx.graph.ir import Array, Dim, Shape
+from omenn_onnx.graph.loop_shapes import tell_loops
 from omenn_onnx.graph.sizes import follow_sizes
 from omenn_onnx.graph.standins import put_stand_ins
 
@@ -48,6 +51,8 @@ def collect_facts(proto: onnx.ModelProto) -> Facts:
     _set_apart(bare)
     declared = {v.name: v for v in bare.graph.value_info}
     for v in bare.graph.output:  # (the originals lose their shapes below)
+        if v.name in declared and not v.type.tensor_type.HasField("shape"):
+            continue
         declared[v.name] = onnx.ValueInfoProto.FromString(v.SerializeToString())
     static = all(d.HasField("dim_value") for v in proto.graph.input for d in v.type.tensor_type.shape.dim)
     _keep_unknown(bare)
@@ -65,17 +70,18 @@ def collect_facts(proto: onnx.ModelProto) -> Facts:
     inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     for _ in range(_MAX_ROUNDS):
         fresh = _fold(bare, _raw_shapes(inferred), values)
-        if not fresh:
-            break
         values.update(fresh)
         _substitute(bare, fresh)
+        told = tell_loops(bare, inferred, values)
+        if not (_take_branches(bare, values) or fresh or told):
+            break
         inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     return _gather(proto, inferred, declared, values, static)
 
 
 def _set_apart(bare: onnx.ModelProto) -> None:
-    """Declared symbols that look as if inference had made them up must not meet those that it is about to make up: those
-    of the inputs get a prefix, the others, which an earlier inference has left in the file, are forgotten."""
+    """Declared symbols that look as if inference had made them up must not meet those that it is about to make up:
+    those of the inputs get a prefix, the others, left in the file by an earlier inference, are forgotten."""
     given = {d.dim_param for v in bare.graph.input for d in v.type.tensor_type.shape.dim}
     for group in (bare.graph.input, bare.graph.value_info, bare.graph.output):
         for v in group:
@@ -117,6 +123,7 @@ def _raw_shapes(model: onnx.ModelProto) -> dict[str, list[Dim | None]]:
 def _fold(model: onnx.ModelProto, shapes: dict[str, list[Dim | None]], known: dict[str, Array]) -> dict[str, Array]:
     """Values of nodes whose inputs are known and small, or that read a static part of a shape."""
     fresh: dict[str, Array] = {}
+    shapes = {**shapes, **{k: list(v.shape) for k, v in known.items()}}
     partial: dict[str, list[Dim | None]] = {}
     opsets = [o for o in model.opset_import if o.domain in ("", "ai.onnx")]
     for node in model.graph.node:
@@ -182,8 +189,11 @@ def _evaluate(node: onnx.NodeProto, inputs: dict[str, Array], opsets: list[Any])
         [onnx.ValueInfoProto(name=o) for o in outputs],
     )
     model = onnx.helper.make_model(graph, opset_imports=opsets)
-    with np.errstate(all="ignore"):
-        results = ReferenceEvaluator(model).run(None, inputs)
+    try:
+        with np.errstate(all="ignore"):
+            results = ReferenceEvaluator(model).run(None, inputs)
+    except Exception:  # not known at compile time, then; a runtime will say what is wrong with the node, if anything is
+        return {}
     return {n: np.asarray(v) for n, v in zip(outputs, results, strict=True)}
 
 
@@ -197,6 +207,26 @@ def _substitute(model: onnx.ModelProto, fresh: dict[str, Array]) -> None:
     for name, value in fresh.items():
         if name in made and name not in outputs:
             model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+
+
+def _take_branches(model: onnx.ModelProto, values: dict[str, Array]) -> bool:
+    """An If of known condition is the branch that it takes, for what its outputs are. Whether there was one."""
+    if not any(n.op_type == "If" and n.input[0] in values for n in model.graph.node):
+        return False
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type != "If" or node.input[0] not in values:
+            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            continue
+        flat = flatten(branch_of(node, bool(values[node.input[0]].any())), f"branch of {node.output[0]}: ")
+        model.graph.initializer.extend(flat.initializers)
+        model.graph.sparse_initializer.extend(flat.sparse)
+        values.update({i.name: onnx.numpy_helper.to_array(i) for i in flat.initializers if _small(i.dims)})
+        nodes += flat.nodes
+        nodes += [onnx.helper.make_node("Identity", [a], [b]) for a, b in zip(flat.outputs, node.output, strict=True)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return True
 
 
 def _gather(

@@ -54,7 +54,8 @@ class Node:
 
     ``captured`` are the outer tensors that its subgraphs use. ``refusal`` says why it has no decomposition, if one was
     tried. ``origin`` is the user-visible name of the node that it
-    stands for: its own, or that of the last node of a recognised decomposition.
+    stands for: its own, or that of the last node of a recognised decomposition. ``step`` is the body of a Scan,
+    ready to be linearised (graph.step.Step).
     """
 
     op: str
@@ -65,6 +66,7 @@ class Node:
     name: str
     captured: list[Tensor] = field(default_factory=list)
     refusal: str = ""
+    step: Any = None
 
     @property
     def origin(self) -> str:

@@ -10,6 +10,7 @@ import onnx
 
 from omenn_onnx.graph.facts import collect_facts
 from omenn_onnx.graph.ir import Array, Graph, Node, Tensor
+from omenn_onnx.graph.walk import captured_names
 
 
 def read_graph(proto: onnx.ModelProto, folder: str = "") -> Graph:
@@ -64,23 +65,12 @@ def read_graph(proto: onnx.ModelProto, folder: str = "") -> Graph:
     )
 
 
-def captured_names(node: onnx.NodeProto) -> list[str]:
-    """Names of outer tensors that the subgraphs of ``node`` use, in order, once each."""
-    found: dict[str, None] = {}
-    for a in node.attribute:
-        for g in [a.g] if a.type == onnx.AttributeProto.GRAPH else list(a.graphs):
-            inner = (
-                {v.name for v in g.input}
-                | {i.name for i in g.initializer}
-                | {i.values.name for i in g.sparse_initializer}
-            )
-            for n in g.node:
-                for name in [*n.input, *captured_names(n)]:
-                    if name and name not in inner:
-                        found.setdefault(name)
-                inner.update(n.output)
-            found.update(dict.fromkeys(o.name for o in g.output if o.name not in inner))
-    return list(found)
+def captured_by(node: Node) -> list[str]:
+    """The names by which the subgraphs of ``node`` read its ``captured`` tensors."""
+    proto = onnx.NodeProto(op_type=node.op)
+    graphs = ((k, v) for k, v in node.attrs.items() if isinstance(v, onnx.GraphProto))
+    proto.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in graphs)  # in their order, as they were read
+    return captured_names(proto)
 
 
 def _loader(proto: onnx.TensorProto, folder: str) -> Callable[[], Array]:

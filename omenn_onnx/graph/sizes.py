@@ -105,7 +105,7 @@ class _Follower:
             scales = self.values.get(node.input[2]) if len(node.input) > 2 else None
             return [_resized(source, scales, arguments[2] if len(arguments) > 2 else None, attrs.get("axes"))]
         target = arguments[0] if arguments else None
-        if op == "Reshape" and target is not None and not attrs.get("allowzero"):
+        if op == "Reshape" and target is not None and not (attrs.get("allowzero") and 0 in target):
             return [_reshaped(source, target)]
         if op == "Expand" and target is not None:
             return [_expanded(source, target)]

@@ -1,7 +1,7 @@
-"""Stand-ins for operators whose shapes ONNX's inference does not know: standard nodes with the same output types and shapes.
+"""Stand-ins for operators whose shapes ONNX's inference does not know: standard nodes of equal output types and shapes.
 
-They are put into the copy of the model that shape inference reads, and never run. None of them is an operator that constant
-folding evaluates.
+They are put into the copy of the model that shape inference reads, and never run. None of them is an operator that
+constant folding evaluates.
 """
 
 from __future__ import annotations
@@ -30,14 +30,26 @@ def stands_for(*ops: str, domain: str) -> Callable[[Put], Put]:
 class Stand:
     """The nodes, and the weights known by their shape only, that stand for one node."""
 
-    def __init__(self, node: NodeProto) -> None:
+    def __init__(self, node: NodeProto, model: ModelProto) -> None:
         self.node = node
+        self.model = model
         self.nodes: list[NodeProto] = []
         self.weights: list[ValueInfoProto] = []
 
+    def declared_rank(self, name: str) -> int | None:
+        """The rank of a tensor, if the file says it or the Transpose that makes the tensor does."""
+        graph = self.model.graph
+        said = (v for v in (*graph.input, *graph.value_info) if v.name == name and v.type.tensor_type.HasField("shape"))
+        ranks = [len(v.type.tensor_type.shape.dim) for v in said]
+        ranks += [len(i.dims) for i in graph.initializer if i.name == name]
+        for node in graph.node:
+            if name in node.output and node.op_type == "Transpose":
+                ranks += [len(a.ints) for a in node.attribute if a.name == "perm"]
+        return ranks[0] if ranks else None
+
     def like(self, k: int, source: str, code: int | None = None) -> str:
         """Output k has the shape of ``source``, and its type or the one of ``code``."""
-        out = self.node.output[k]
+        out = str(self.node.output[k])
         inner = out if code is None else f"{out}/like"
         self.nodes.append(helper.make_node("Elu", [source], [inner], name=inner))
         if code is not None:
@@ -46,7 +58,7 @@ class Stand:
 
     def columns(self, k: int, source: str, count: int) -> str:
         """Output k is float, with ``count`` columns for each row of ``source``."""
-        out = self.node.output[k]
+        out = str(self.node.output[k])
         weight = f"{out}/weight"
         self.weights.append(helper.make_tensor_value_info(weight, TensorProto.FLOAT, [None, count]))
         self.nodes.append(helper.make_node("Elu", [source], [f"{out}/like"]))
@@ -75,7 +87,7 @@ def put_stand_ins(model: ModelProto) -> None:
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         put = STAND_INS.get((node.domain, node.op_type))
-        stand = Stand(node)
+        stand = Stand(node, model)
         if put is not None:
             put(stand, {a.name: helper.get_attribute_value(a) for a in node.attribute})
         nodes += stand.nodes or [NodeProto.FromString(node.SerializeToString())]

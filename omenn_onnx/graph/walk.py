@@ -69,3 +69,22 @@ def tensors_of(proto: ModelProto) -> Iterator[TensorProto]:
                 yield a.sparse_tensor.values
                 yield a.sparse_tensor.indices
             yield from a.tensors
+
+
+def captured_names(node: NodeProto) -> list[str]:
+    """Names of outer tensors that the subgraphs of ``node`` use, in order, once each."""
+    found: dict[str, None] = {}
+    for a in node.attribute:
+        for g in [a.g] if a.type == AttributeProto.GRAPH else list(a.graphs):
+            inner = (
+                {v.name for v in g.input}
+                | {i.name for i in g.initializer}
+                | {i.values.name for i in g.sparse_initializer}
+            )
+            for n in g.node:
+                for name in [*n.input, *captured_names(n)]:
+                    if name and name not in inner:
+                        found.setdefault(name)
+                inner.update(n.output)
+            found.update(dict.fromkeys(o.name for o in g.output if o.name not in inner))
+    return list(found)

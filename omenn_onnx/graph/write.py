@@ -7,12 +7,15 @@ nodes are built as an onnx_graphsurgeon graph of their own, whose inputs are ten
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from omenn_onnx.graph.flatten import rename_captured
 from omenn_onnx.graph.ir import Node, Tensor
+from omenn_onnx.graph.read import captured_by
 
 
 def live_nodes(nodes: Sequence[Node], wanted: Iterable[Tensor]) -> list[Node]:
@@ -22,7 +25,7 @@ def live_nodes(nodes: Sequence[Node], wanted: Iterable[Tensor]) -> list[Node]:
     for node in reversed(nodes):
         if any(id(o) in needed for o in node.outputs):
             kept.append(node)
-            needed.update(id(i) for i in node.inputs if i is not None)
+            needed.update(id(i) for i in (*node.inputs, *node.captured) if i is not None)
     return kept[::-1]
 
 
@@ -55,21 +58,38 @@ def append_nodes(
         elif t.name != name:  # (a new input may be an output as it is)
             copies.append((t, name))
     extension = gs.Graph(opset=next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")))
+    held: dict[str, Tensor] = {}
     for node in nodes:
-        extension.nodes.append(
-            gs.Node(
-                node.op, node.name, node.attrs, [variable(i) for i in node.inputs], [variable(o) for o in node.outputs]
-            )
-        )
+        attrs = node.attrs
+        if node.captured:
+            now = [variable(t).name for t in node.captured]
+            held.update(zip(now, node.captured, strict=True))
+            attrs = reading(node, now)
+        inner = [variable(i) for i in node.inputs], [variable(o) for o in node.outputs]
+        extension.nodes.append(gs.Node(node.op, node.name, attrs, *inner))
     for t, name in copies:
         extension.nodes.append(gs.Node("Identity", f"{name}/output", {}, [variable(t)], [gs.Variable(name)]))
     exported = gs.export_onnx(extension, do_type_check=False)
     proto.graph.node.extend(exported.graph.node)
     proto.graph.initializer.extend(exported.graph.initializer)
+    written = {i.name for i in exported.graph.initializer}
+    for name, t in held.items():  # constants that only subgraphs read
+        if isinstance(variables[id(t)], gs.Constant) and name not in written:
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(t.value), name))
     for t in inputs:
         proto.graph.input.append(_value_info(t, t.name))
     for t, name in outputs:
         proto.graph.output.append(_value_info(t, name))
+
+
+def reading(node: Node, names: Sequence[str]) -> dict[str, Any]:
+    """The attributes of a node whose subgraphs read ``node.captured`` by these names."""
+    graphs = {k: v for k, v in node.attrs.items() if isinstance(v, onnx.GraphProto)}
+    now = dict(zip(captured_by(node), names, strict=True))
+    copies = {k: onnx.GraphProto.FromString(v.SerializeToString()) for k, v in graphs.items()}
+    for graph in copies.values():
+        rename_captured(graph, now)
+    return {**node.attrs, **copies}
 
 
 def _value_info(t: Tensor, name: str) -> onnx.ValueInfoProto:

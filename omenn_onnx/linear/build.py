@@ -47,9 +47,31 @@ class Builder:
 
     def add(self, terms: Sequence[Var], shape: Shape | None = None) -> Var:
         """The sum of ``terms``, each repeated to ``shape`` (default: their common shape)."""
+        if isinstance(terms[0], lp.Bundle):
+            return self._add_bundles([t for t in terms if isinstance(t, lp.Bundle)])
         shape = join_shapes([t.shape for t in terms]) if shape is None else shape
         terms = [self.broadcast(t, shape) for t in terms]
-        return terms[0] if len(terms) == 1 else self.apply(lp.Add(), terms, shape)
+        if len(terms) == 1:
+            return terms[0]
+        tiles = _tiles(terms, shape)
+        return self.apply(lp.Add(), terms, shape) if tiles is None else self.concat(tiles[1], tiles[0], shape)
+
+    def _add_bundles(self, terms: Sequence[lp.Bundle]) -> Var:
+        """Part by part."""
+        parts = []
+        for shape, *given in zip(terms[0].shapes, *(t.parts for t in terms), strict=True):
+            there = [v for v in given if v is not None]
+            parts.append(self.add(there, shape) if there else None)
+        return lp.Bundle((), None, terms[0].shapes, tuple(parts))
+
+    # Recurrences
+
+    def recurrence(self, primitive: lp.Recurrence, inputs: Sequence[Var], shapes: Sequence[Shape]) -> list[Var]:
+        """The final states and collected sequences, of these shapes."""
+        out = lp.Bundle((), None, tuple(shapes), (None,) * len(shapes))
+        out.definition = Equation(primitive, tuple(inputs), out, self.owner)
+        self.equations.append(out.definition)
+        return [self.apply(lp.Part(i), [out], shape) for i, shape in enumerate(shapes)]
 
     # Sums and repeats
 
@@ -183,3 +205,25 @@ def join_shapes(shapes: Sequence[Shape]) -> Shape:
 
 def _elements(shape: Shape) -> int:
     return int(np.prod([d if isinstance(d, int) else 2 for d in shape], dtype=np.int64))
+
+
+def _tiles(terms: Sequence[Var], shape: Shape) -> tuple[int, list[Var]] | None:
+    """If the terms are pieces of known sizes side by side that fill ``shape``: the axis, and the pieces in order."""
+    pieces: list[tuple[int, Var]] = []
+    axes: set[int] = set()
+    for t in terms:
+        d = t.definition
+        if d is None or not isinstance(d.primitive, lp.Embed):
+            return None
+        axes.update(i for i, (a, b) in enumerate(zip(d.inputs[0].shape, shape, strict=True)) if a != b)
+        begin = d.primitive.begin[min(axes)] if len(axes) == 1 else None
+        if not isinstance(begin, int):
+            return None
+        pieces.append((begin, d.inputs[0]))
+    axis, end = axes.pop(), 0
+    for begin, piece in sorted(pieces, key=lambda p: p[0]):
+        size = piece.shape[axis]
+        if begin != end or not isinstance(size, int) or size == 0:
+            return None
+        end += size
+    return (axis, [piece for _, piece in sorted(pieces, key=lambda p: p[0])]) if end == shape[axis] else None

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from omenn_onnx.errors import Unsupported
 from omenn_onnx.graph.ir import Dim, Shape, Tensor
+from omenn_onnx.graph.step import Step
 
 
 @dataclass(eq=False, slots=True)
@@ -23,6 +24,14 @@ class Var:
     @property
     def rank(self) -> int:
         return len(self.shape)
+
+
+@dataclass(eq=False, slots=True)
+class Bundle(Var):
+    """Several variables as one: what a :class:`Recurrence` gives, or the cotangents of that (None: zero)."""
+
+    shapes: tuple[Shape, ...] = ()
+    parts: tuple[Var | None, ...] = ()
 
 
 class Primitive:
@@ -199,6 +208,45 @@ class CumSum(Primitive):
     axis: int
     exclusive: bool = False
     reverse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A sequence that a :class:`Recurrence` reads or writes: the variable of one step, and along which axis its
+    elements stand, from the end if ``backwards``."""
+
+    var: Var
+    axis: int
+    backwards: bool
+
+
+@dataclass(eq=False, slots=True)
+class Recurrence(Primitive):
+    """(s', y_t) = P_t (s, x_t, k) step by step: a bundle of the final states and the sequences y.
+
+    ``equations`` are P over variables of one step; ``before`` and ``behind`` are s and s' (None: zero), ``shared`` is
+    k, the same at every step. The inputs are s, x and k in this order, without those that are not ``present``: zeros;
+    ``shapes`` are those of the states outside. Coefficients are computed in the body of ``step``, whose steps are taken
+    from the last to the first if ``reverse``.
+    """
+
+    step: Step
+    equations: tuple[Equation, ...]
+    before: tuple[Var, ...]
+    behind: tuple[Var | None, ...]
+    inputs: tuple[Lane, ...]
+    shared: tuple[Var, ...]
+    outputs: tuple[Lane, ...]
+    shapes: tuple[Shape, ...]
+    present: tuple[bool, ...]
+    reverse: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Part(Primitive):
+    """One variable of a bundle."""
+
+    index: int
 
 
 @dataclass(eq=False, slots=True)

@@ -5,7 +5,7 @@ Completeness holds row by row where they do, else for the whole batch only. In d
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from omenn_onnx.graph.ir import Shape
 from omenn_onnx.linear import program as lp
@@ -16,16 +16,65 @@ def rows_stay_apart(
     equations: Sequence[Equation], sources: Collection[Var], reached: Collection[Var], output: Var
 ) -> bool:
     """Whether every equation that a cotangent reached keeps axis 0 of ``sources`` apart, up to axis 0 of ``output``."""
-    batch: dict[Var, int] = dict.fromkeys(sources, 0)
+    batch: dict[Var, _Axes] = dict.fromkeys(sources, 0)
+    return _follow([e for e in equations if e.out in reached], batch) and batch.get(output) == 0
+
+
+_Axes = int | None | tuple[int | None, ...]
+"""The batch axis of a variable, or those of the parts of a bundle; None if rows met."""
+
+
+def _follow(equations: Iterable[Equation], batch: dict[Var, _Axes]) -> bool:
+    """Find the batch axis behind every equation; whether there always is one."""
     for equation in equations:
-        if equation.out not in reached:
+        p = equation.primitive
+        if isinstance(p, lp.Recurrence):
+            parts = _through_steps(equation, p, batch)
+            if parts is None:
+                return False
+            batch[equation.out] = parts
             continue
-        axes = [batch.get(x) for x in equation.inputs]
-        moved = {None if a is None else _moved(equation, x, a) for x, a in zip(equation.inputs, axes, strict=True)}
+        if isinstance(p, lp.Part):
+            bundle = batch.get(equation.inputs[0])
+            moved = {bundle[p.index] if isinstance(bundle, tuple) else None}
+        else:
+            axes = [batch.get(x) for x in equation.inputs]
+            pairs = zip(equation.inputs, axes, strict=True)
+            moved = {_moved(equation, x, a) if isinstance(a, int) else None for x, a in pairs}
         if len(moved) != 1 or None in moved:
             return False
-        batch[equation.out] = moved.pop()  # type: ignore[assignment]
-    return batch.get(output) == 0
+        batch[equation.out] = moved.pop()
+    return True
+
+
+def _through_steps(equation: Equation, p: lp.Recurrence, batch: dict[Var, _Axes]) -> tuple[int | None, ...] | None:
+    """The batch axes of what a recurrence gives: those of its states stay, and no sequence runs along them."""
+    given = iter(equation.inputs)
+    axes = [batch.get(next(given)) if there else None for there in p.present]
+    n = len(p.before)
+    inner: dict[Var, _Axes] = dict(zip(p.before, axes, strict=False))
+    for lane, axis in zip(p.inputs, axes[n:], strict=False):
+        if not isinstance(axis, int) or axis == lane.axis:
+            return None
+        inner[lane.var] = axis - (axis > lane.axis)
+    inner.update(zip(p.shared, axes[n + len(p.inputs) :], strict=True))
+    wanted = {v for v in p.behind if v is not None} | {lane.var for lane in p.outputs}
+    needed: list[Equation] = []
+    for e in reversed(p.equations):
+        if e.out in wanted:
+            needed.append(e)
+            wanted.update(e.inputs)
+    if not _follow(needed[::-1], inner):
+        return None
+    before = [inner[v] for v in p.before]
+    behind = [axis if v is None else inner.get(v) for v, axis in zip(p.behind, before, strict=True)]
+    if before != behind:
+        return None
+    found: list[int | None] = [a if isinstance(a, int) else None for a in before]
+    for lane in p.outputs:
+        axis = inner.get(lane.var)
+        found.append(axis + (axis >= lane.axis) if isinstance(axis, int) else None)
+    return tuple(found)
 
 
 def _moved(equation: Equation, x: Var, axis: int) -> int | None:

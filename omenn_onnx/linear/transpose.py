@@ -44,10 +44,13 @@ def transpose(
         reached = [v in live for v in equation.inputs]
         if not any(reached):
             continue
-        for x, c in zip(
-            equation.inputs, transpose_primitive(equation.primitive, build, cotangent, equation), strict=True
-        ):
-            if x in live:
+        contributions: Sequence[Var | None]
+        if isinstance(equation.primitive, lp.Recurrence):
+            contributions = _recurrence(equation.primitive, build, cotangent, equation, keep)
+        else:
+            contributions = transpose_primitive(equation.primitive, build, cotangent, equation)
+        for x, c in zip(equation.inputs, contributions, strict=True):
+            if x in live and c is not None:
                 pending.setdefault(x, []).append(c)
     if refused:
         raise UnsupportedOperators(list(dict.fromkeys(refused[::-1])))
@@ -188,6 +191,70 @@ def _(primitive: lp.ScatterElements, build: Builder, c: Var, equation: Equation)
 @transpose_primitive.register
 def _(primitive: lp.CumSum, build: Builder, c: Var, equation: Equation) -> list[Var]:
     return [build.apply(lp.CumSum(primitive.axis, primitive.exclusive, not primitive.reverse), [c], c.shape)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.Part, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    bundle = equation.inputs[0]
+    assert isinstance(bundle, lp.Bundle)
+    parts = tuple(c if i == primitive.index else None for i in range(len(bundle.shapes)))
+    return [lp.Bundle((), None, bundle.shapes, parts)]
+
+
+def _recurrence(
+    p: lp.Recurrence, build: Builder, c: Var, equation: Equation, keep: Callable[[Equation], bool]
+) -> list[Var | None]:
+    """The steps in the other order, each transposed: the cotangents of the states run through them, those of what all
+    steps share add up."""
+    assert isinstance(c, lp.Bundle)
+    n = len(p.before)
+    inner = Builder(p.step.emit)
+    states = [Var(v.shape) if b is None else Var(b.shape) for v, b in zip(p.before, p.behind, strict=True)]
+    sums = [Var(v.shape) for v in p.shared]
+    lanes = [(lane, part) for lane, part in zip(p.outputs, c.parts[n:], strict=True) if part is not None]
+    reads = [lp.Lane(Var(lane.var.shape), lane.axis, not lane.backwards) for lane, _ in lanes]
+    terms: dict[Var, list[Var]] = {}
+    for b, s in zip(p.behind, states, strict=True):
+        if b is not None:
+            terms.setdefault(b, []).append(s)
+    for (lane, _), read in zip(lanes, reads, strict=True):
+        terms.setdefault(lane.var, []).append(read.var)
+    seeds = {v: inner.add(given, v.shape) for v, given in terms.items()}
+    wanted = [*p.before, *(lane.var for lane in p.inputs), *p.shared]
+    found, _ = transpose(p.equations, seeds, wanted, inner, keep)
+    totals: list[Var | None] = []
+    for s, v in zip(sums, p.shared, strict=True):
+        cotangent = found[v]
+        totals.append(s if cotangent is None else inner.add([s, cotangent], s.shape))
+    given_shapes = iter([x.shape for x in equation.inputs])
+    outer = [next(given_shapes) if there else None for there in p.present]
+    written = [(k, lane) for k, lane in enumerate(p.inputs) if found[lane.var] is not None and p.present[n + k]]
+    outputs = []
+    for _, lane in written:
+        cotangent = found[lane.var]
+        assert cotangent is not None
+        outputs.append(lp.Lane(cotangent, lane.axis, not lane.backwards))
+    shared_shapes = [shape or () for shape in outer[n + len(p.inputs) :]]
+    first = [v is not None for v in c.parts[:n]]
+    adjoint = lp.Recurrence(
+        p.step,
+        tuple(inner.equations),
+        (*states, *sums),
+        (*(found[v] for v in p.before), *totals),
+        tuple(reads),
+        (),
+        tuple(outputs),
+        (*p.shapes, *shared_shapes),
+        (*first, *[False] * len(sums), *[True] * len(reads)),
+        not p.reverse,
+    )
+    inputs = [v for v in c.parts[:n] if v is not None] + [part for _, part in lanes if part is not None]
+    shapes = [*adjoint.shapes, *(outer[n + k] or () for k, _ in written)]
+    parts = build.recurrence(adjoint, inputs, shapes)
+    results: list[Var | None] = [*parts[:n], *[None] * len(p.inputs), *parts[n : n + len(sums)]]
+    for (k, _), part in zip(written, parts[n + len(sums) :], strict=True):
+        results[n + k] = part
+    return [v for v, there in zip(results, p.present, strict=True) if there]
 
 
 @transpose_primitive.register

@@ -56,6 +56,7 @@ class Lowering:
         self.emit = emit
         self.lead = lead
         self._bound = dict(bindings)
+        self.bundles: dict[Var, list[Lowered]] = {}
 
     def run(self, equations: Sequence[Equation]) -> None:
         """Lower every equation, in order."""
@@ -64,6 +65,10 @@ class Lowering:
             raise UnsupportedOperators(refused)
         for equation in equations:
             self._bound[equation.out] = _RULES[type(equation.primitive)](self, equation.primitive, equation)
+
+    def bind(self, var: Var, low: Lowered) -> None:
+        """Give a variable its tensor."""
+        self._bound[var] = low
 
     def __getitem__(self, var: Var) -> Lowered:
         return self._bound[var]

@@ -15,7 +15,10 @@ import numpy as np
 from omenn_onnx.calculus.base import OutsideCalculus, knows
 from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.ir import Graph, Node, Tensor
+from omenn_onnx.normalise.branches import linear_branches
 from omenn_onnx.normalise.decompose import decompose
+from omenn_onnx.normalise.loops import is_loop, linear_loop
+from omenn_onnx.normalise.sequences import READERS, read_sequence
 
 Recogniser = Callable[["Views", Node], "list[Node] | None"]
 
@@ -48,11 +51,8 @@ class Views:
         if node.outputs and all(o.const for o in node.outputs):
             self.nodes.append(node)
             return
-        if not knows(node) and node.op not in self.opaque and not node.captured:
-            try:
-                parts = decompose(node, self.graph, self.emit)
-            except OutsideCalculus as e:
-                parts, node.refusal = None, str(e)
+        if (not knows(node) or is_loop(node)) and node.op not in self.opaque:
+            parts = self._parts(node)
             if parts is not None:
                 self.decomposed[node.op] = self.decomposed.get(node.op, 0) + 1
                 around, self.inside = self.inside, node.op
@@ -69,6 +69,22 @@ class Views:
         self.nodes += whole
         self._seen[node.outputs[0]] = whole[-1]
         self.recognised[whole[-1].op] = self.recognised.get(whole[-1].op, 0) + 1
+
+    def _parts(self, node: Node) -> list[Node] | None:
+        """The nodes that stand for one without a rule; None, and why in its refusal, if there are none."""
+        try:
+            if node.op == "If" and node.domain == "":
+                return linear_branches(node, self.graph, self.emit)
+            if node.op in READERS and node.domain == "":
+                return read_sequence(node, self, self.emit)
+            if is_loop(node):
+                return linear_loop(node, self.graph, self.emit, lambda g, e: Views(g, e, (), self.opaque))
+            if node.op == "Range" and node.domain == "" and not any(t is not None and t.is_float for t in node.inputs):
+                return None
+            return None if node.captured else decompose(node, self.graph, self.emit)
+        except OutsideCalculus as e:
+            node.refusal = str(e)
+            return None
 
     def _recognise(self, node: Node) -> list[Node] | None:
         if node.domain != "" or node.op not in _FORMS or len(node.outputs) != 1:
@@ -308,7 +324,7 @@ def padded_conv(v: Views, node: Node) -> list[Node] | None:
     return v.whole(node, "Conv", pad.inputs[0], *node.inputs[1:], **{**attrs, "pads": pads})
 
 
-_BEHIND_SOFTMAX = ("Softmax", "Cast", "CastLike", "Identity", "Dropout")
+_BEHIND_SOFTMAX = ("Softmax", "Cast", "CastLike", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear")
 
 
 def nan_guard(v: Views, node: Node) -> list[Node] | None:

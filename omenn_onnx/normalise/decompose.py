@@ -28,7 +28,7 @@ def decompose(node: Node, graph: Graph, emit: Emitter) -> list[Node] | None:
     if (node.domain, node.op) in BODIES:
         b = Body(node)
         BODIES[node.domain, node.op](b)
-        model = fragment_model(b.nodes, b.constants, inputs, outputs, graph.domains)
+        model = fragment_model(b.nodes, b.constants, inputs, outputs, graph.domains | {"omenn": 1})
         return splice(model, inputs | outputs, node, emit)
     call = helper.make_node(
         node.op,
@@ -42,7 +42,7 @@ def decompose(node: Node, graph: Graph, emit: Emitter) -> list[Node] | None:
     if function is None:
         return None
     function.name, function.domain, call.domain = node.op, _DOMAIN, _DOMAIN
-    domains = {o.domain: o.version for o in function.opset_import} | {_DOMAIN: 1}
+    domains = graph.domains | {o.domain: o.version for o in function.opset_import} | {_DOMAIN: 1}
     model = fragment_model([call], [], inputs, outputs, domains, [function])
     return splice(inliner.inline_local_functions(model), inputs | outputs, node, emit)
 

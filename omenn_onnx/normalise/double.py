@@ -19,6 +19,7 @@ from omenn_onnx.graph.walk import graphs_of
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPE_ATTRIBUTES = {"Cast": "to", "EyeLike": "dtype", "RandomNormalLike": "dtype", "RandomUniformLike": "dtype",
                     "RandomNormal": "dtype", "RandomUniform": "dtype", "Bernoulli": "dtype"}  # fmt: skip
+_QUANTISERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
 _STASHED = ("LayerNormalization", "RMSNormalization")
 
 
@@ -30,6 +31,8 @@ def to_double(proto: ModelProto, folder: str = "") -> dict[str, str]:
                 f"node {node.name!r}: {node.domain}.{node.op_type} has no double form; dtype float64 needs a model of "
                 "plain ai.onnx operators"
             )
+        if node.op_type in _QUANTISERS:
+            raise CompileError(f"node {node.name!r}: {node.op_type} has no double form; explain the model in float32")
     _decompose_norms(proto)
     for graph in graphs_of(proto):
         for v in graph.value_info:

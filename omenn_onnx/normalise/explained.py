@@ -11,9 +11,10 @@ from omenn_onnx.graph.ir import Graph, Node, Tensor
 View = Callable[[Tensor], Node | None]
 
 _TAIL = frozenset(
-    "Softmax LogSoftmax Sigmoid Coupling ArgMax ArgMin TopK ZipMap Cast Equal Greater GreaterOrEqual Less LessOrEqual Identity "
+    "Softmax LogSoftmax Sigmoid ArgMax ArgMin TopK ZipMap Cast Equal Greater GreaterOrEqual Less LessOrEqual Identity "
     "Reshape Flatten Squeeze Unsqueeze NaNGuard".split()
 )
+QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _AFFINE = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN"})
 
 
@@ -34,20 +35,36 @@ def find_outputs(graph: Graph, view: View, name: str | None) -> list[Tensor]:
 def _before_tail(view: View, t: Tensor) -> Tensor:
     """What stands in front of the tail that ends in ``t``."""
     while True:
-        source = _ml_tail(view, t)
+        source = _label_source(view, t)
         if source is None:
             node = view(t)
-            if node is None or node.op not in _TAIL:
-                return t
-            source = node.inputs[0]
+            if node is not None and node.op == "Settled" and node.inputs[0] is not None:
+                node = view(node.inputs[0])
+            if node is not None and node.op in _TAIL:
+                source = node.inputs[0]
+            else:
+                source = _quantised_source(view, t)
+                if source is None:
+                    return t
         if source is None or source.const:
             return t
         t = source
 
 
-def _ml_tail(view: View, t: Tensor) -> Tensor | None:
-    """The source of ``t`` if an operator of ai.onnx.ml that belongs to a classifier's tail makes it: the choice of a label
-    by its index, a label's mapping, scores made to sum to 1 behind their sigmoid or softmax."""
+def _quantised_source(view: View, t: Tensor) -> Tensor | None:
+    """What quantisers that make ``t`` stand behind: a softmax or sigmoid, or the first real tensor behind integers."""
+    source: Tensor | None = t
+    while source is not None and (node := view(source)) is not None and node.op in QUANTISERS:
+        source = node.inputs[0]
+        if source is not None and source.is_float and not t.is_float:
+            return source
+    node = None if source is None or source is t else view(source)
+    return source if node is not None and node.op in ("Softmax", "LogSoftmax", "Sigmoid") else None
+
+
+def _label_source(view: View, t: Tensor) -> Tensor | None:
+    """The source of ``t`` if an operator of ai.onnx.ml that belongs to a classifier's tail makes it: the choice of a
+    label by its index, a label's mapping, scores made to sum to 1 behind their sigmoid or softmax."""
     node = t.producer
     if node is None or node.domain != "ai.onnx.ml":
         return None
@@ -56,10 +73,8 @@ def _ml_tail(view: View, t: Tensor) -> Tensor | None:
     if node.op == "LabelEncoder":
         return node.inputs[0]
     if node.op == "Normalizer" and node.inputs[0] is not None:
-        inner = view(node.inputs[0])
-        while inner is not None and inner.op == "Identity" and inner.inputs[0] is not None:
-            inner = view(inner.inputs[0])
-        return node.inputs[0] if inner is not None and inner.op in ("Sigmoid", "Softmax", "Coupling") else None
+        before = _before_tail(view, node.inputs[0])
+        return None if before is node.inputs[0] else before
     return None
 
 
@@ -70,7 +85,9 @@ def find_inputs(graph: Graph, names: Sequence[str]) -> list[Tensor]:
         chosen = [_float_tensor(graph, n, "explained input") for n in dict.fromkeys(names)]
         for t in chosen:
             if t.const:
-                raise CompileError(f"explained input {t.name!r} is a constant: it does not depend on the model's inputs")
+                raise CompileError(
+                    f"explained input {t.name!r} is a constant: it does not depend on the model's inputs"
+                )
         return chosen
     found = [t for t in graph.inputs if t.is_float and t.rank != 0]
     integers = [t for t in graph.inputs if t.dtype is not None and t.dtype.kind in "iu" and not t.const]
@@ -100,9 +117,12 @@ def _float_tensor(graph: Graph, name: str, what: str) -> Tensor:
 
 def _first_cast(graph: Graph, t: Tensor) -> Tensor | None:
     for node in graph.nodes:
-        if node.op == "Cast" and node.inputs[0] is t and node.outputs[0].is_float:
+        if node.op in ("Cast", "DequantizeLinear") and node.inputs[0] is t and node.outputs[0].is_float:
             return node.outputs[0]
     return None
+
+
+_GATHERS = frozenset({"Gather", "GatherBlockQuantized"})
 
 
 def _word_embeddings(graph: Graph, integers: list[Tensor]) -> list[Tensor]:
@@ -114,10 +134,11 @@ def _word_embeddings(graph: Graph, integers: list[Tensor]) -> list[Tensor]:
         if node.op in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze") and node.inputs[0] in ids:
             if not node.outputs[0].is_float:
                 ids[node.outputs[0]] = ids[node.inputs[0]]
-        elif node.op == "Gather" and node.inputs[1] in ids and node.inputs[0] is not None and node.inputs[0].const:
-            table = node.inputs[0]
-            if table.is_float and table.rank == 2 and table.shape is not None and isinstance(table.shape[0], int):
-                candidates.append((table.shape[0], node.outputs[0]))
+        elif node.op in _GATHERS and node.inputs[1] in ids and node.inputs[0] is not None and node.inputs[0].const:
+            table, out = node.inputs[0], node.outputs[0]
+            found = out if out.is_float else _first_cast(graph, out)
+            if found is not None and table.rank == 2 and table.shape is not None and isinstance(table.shape[0], int):
+                candidates.append((table.shape[0], found))
     largest = max((rows for rows, _ in candidates), default=0)
     return [t for rows, t in candidates if rows == largest]
 
@@ -202,7 +223,7 @@ def _contracts(node: Node, i: int, t: Tensor) -> list[int]:
 
 def _moved(node: Node, t: Tensor, axes: AxisMap, out: Tensor) -> AxisMap | None:
     """Where the axes of ``t`` stand in an output of a node that is not affine."""
-    if t.shape is None or out.shape is None or not out.is_float:
+    if t.shape is None or out.shape is None or not (out.is_float or _is_quantised(node, t, out)):
         return None
     if node.op == "Transpose":
         perm = node.attrs.get("perm", list(range(len(axes)))[::-1])
@@ -236,6 +257,11 @@ def _moved(node: Node, t: Tensor, axes: AxisMap, out: Tensor) -> AxisMap | None:
     return None
 
 
+def _is_quantised(node: Node, t: Tensor, out: Tensor) -> bool:
+    """Whether integers are those of a quantiser in front or further back."""
+    return node.op in QUANTISERS or (out is node.outputs[0] and t.dtype == out.dtype)
+
+
 def class_axis(view: View, z: Tensor) -> int:
     """The axis of the classes of a dense output: where the operator that made it put its output channels."""
     rank = z.rank or 1
@@ -251,7 +277,7 @@ def class_axis(view: View, z: Tensor) -> int:
             break
         if node.op == "Transpose":
             trail.append(node.attrs.get("perm", list(range(t.rank or 0))[::-1]))
-        elif node.op not in ("Add", "Sub", "Mul", "Div", "Identity", "Cast", "Relu", "Sigmoid"):
+        elif node.op not in ("Add", "Sub", "Mul", "Div", "Identity", "Cast", "Relu", "Sigmoid", *QUANTISERS):
             break
         t = next((i for i in node.inputs if i is not None and not i.const), None)
     if axis is None:

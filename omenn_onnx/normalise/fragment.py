@@ -12,6 +12,8 @@ from omenn_onnx.graph.ir import Dim, Graph, Node, Tensor
 from omenn_onnx.graph.read import read_graph
 
 _SMALL = 4096
+OUTER = "outer:"
+"""In front of the symbols of the graph: those that shape inference makes up within a fragment must not meet them."""
 
 
 def fragment_model(
@@ -51,15 +53,19 @@ def _is_small(t: Tensor) -> bool:
 
 def _value_info(name: str, t: Tensor) -> onnx.ValueInfoProto:
     code = int(TensorProto.FLOAT) if t.dtype is None else type_code(t.dtype)
-    return helper.make_tensor_value_info(name, code, None if t.shape is None else list(t.shape))
+    shape = None if t.shape is None else [f"{OUTER}{d}" if isinstance(d, str) else d for d in t.shape]
+    return helper.make_tensor_value_info(name, code, shape)
 
 
-def splice(model: ModelProto, given: Mapping[str, Tensor], node: Node, emit: Emitter) -> list[Node]:
+def splice(
+    model: ModelProto, given: Mapping[str, Tensor], node: Node, emit: Emitter, results: dict[str, Tensor] | None = None
+) -> list[Node]:
     """The nodes of ``model`` over the tensors of the graph; ``given`` maps the names of its inputs and outputs to them.
-    What is between them is computed next to the graph, by emitted nodes, as far as it becomes a coefficient."""
+    What is between them is computed next to the graph, by emitted nodes, as far as it becomes a coefficient.
+    ``results`` is given the tensors of its outputs by name."""
     inner: Graph = read_graph(model)
     known: dict[Tensor, Tensor] = {inner.tensors[n]: t for n, t in given.items() if n in inner.tensors}
-    symbols = {d: d for t in given.values() for d in t.shape or () if isinstance(d, str)}
+    symbols = {f"{OUTER}{d}": d for t in given.values() for d in t.shape or () if isinstance(d, str)}
 
     def size(t: Tensor, axis: int, d: Dim) -> Dim:
         if isinstance(d, str) and d not in symbols:
@@ -86,6 +92,11 @@ def splice(model: ModelProto, given: Mapping[str, Tensor], node: Node, emit: Emi
         if all(o is known.get(o) for o in own.outputs if o.name):
             for o in own.outputs:
                 o.producer = own
-            emit.nodes.append(Node(n.op, n.domain, own.inputs, own.outputs, n.attrs, emit.new_name(n.op)))
+            emit.nodes.append(Node(n.op, n.domain, own.inputs, own.outputs, n.attrs, emit.new_name(n.op), captured))
         nodes.append(own)
+    if results is not None:
+        for v, t in zip(model.graph.output, inner.outputs, strict=True):
+            found = outer(t)
+            assert found is not None
+            results[v.name] = found
     return nodes

@@ -13,6 +13,8 @@ from .moves import CASES as MOVES
 from .opsets import CASES as OPSETS
 from .picks import CASES as PICKS
 from .products import CASES as PRODUCTS
+from .quantised import CASES as QUANTISED
+from .recurrent import CASES as RECURRENT
 from .reductions import CASES as REDUCTIONS
 from .resampling import CASES as RESAMPLING
 
@@ -20,10 +22,12 @@ CASES = [
     *CONVOLUTIONAL,
     *CONTRACTIONS,
     *PRODUCTS,
+    *QUANTISED,
     *ELEMENTWISE,
     *REDUCTIONS,
     *MOVES,
     *PICKS,
+    *RECURRENT,
     *RESAMPLING,
     *FORMS,
     *OPSETS,

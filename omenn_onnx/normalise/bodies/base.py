@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ class Body:
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self.dtype = next((t.dtype for t in node.inputs if t is not None and t.is_float), np.dtype(np.float32))
-        self._count = 0
+        self._names = itertools.count(1)
         self._alias: dict[str, str] = {}
 
     # The node
@@ -108,9 +109,19 @@ class Body:
         names = [self._name(i) for i in inputs]
         self.nodes.append(helper.make_node(op, names, [f"o{k}"], name=f"o{k}", domain=domain, **attrs))
 
+    def inner(self) -> Body:
+        """For the nodes of a subgraph: names differ from those of this body, whose tensors may be read."""
+        other = Body(self.node)
+        other.dtype = self.dtype
+        other._names = self._names
+        return other
+
+    def new_name(self, what: str) -> str:
+        """A name that nothing has yet."""
+        return self._new(what)
+
     def _new(self, what: str) -> str:
-        self._count += 1
-        return f"{what}_{self._count}"
+        return f"{what}_{next(self._names)}"
 
     def _name(self, value: Value) -> str:
         if value is None:

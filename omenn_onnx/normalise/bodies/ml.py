@@ -1,5 +1,5 @@
-"""Operators of ai.onnx.ml, as skl2onnx writes them, in ONNX. Where the specification is silent (a classifier of one score,
-a Normalizer by the maximum) ONNX Runtime's kernels are followed."""
+"""Operators of ai.onnx.ml, as skl2onnx writes them, in ONNX. Where the specification is silent (a classifier of one
+score, a Normalizer by the maximum) ONNX Runtime's kernels are followed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from omenn_onnx.normalise.bodies.base import Body, body
 _DOMAIN = "ai.onnx.ml"
 
 constant(
-    "Binarizer", "CastMap", "CategoryMapper", "DictVectorizer", "LabelEncoder", "OneHotEncoder", "ZipMap", domain=_DOMAIN
+    "Binarizer",
+    "CastMap",
+    "CategoryMapper",
+    "DictVectorizer",
+    "LabelEncoder",
+    "OneHotEncoder",
+    "ZipMap",
+    domain=_DOMAIN,
 )
 
 _TREES = (
-    "a tree ensemble is piecewise constant: its exact local affine map is the constant itself, which says nothing of the "
-    "features. Explain it with SHAP's TreeExplainer, or train a network, a linear model or an SVM instead"
+    "a tree ensemble is piecewise constant: its exact local affine map is the constant itself, which says nothing of "
+    "the features. Explain it with SHAP's TreeExplainer, or train a network, a linear model or an SVM instead"
 )
 
 _COUPLED = (
-    "the probabilities of an SVM are coupled by an iteration that stops early, so that they have no exact form; explain its "
+    "the probabilities of an SVM of several classes are coupled by an iteration, which has no linear form; explain its "
     "decision function (skl2onnx: options={'raw_scores': True}, or probability=False)"
 )
 
@@ -47,10 +54,7 @@ def normalizer(b: Body) -> None:
     """x / |x| over the last axis, |x| its largest entry, L1 or L2 norm; x itself where that is 0."""
     x, axis = _float(b, 0), [-1]
     norm = str(b.attr("norm", "MAX"))
-    if norm == "MAX":
-        size = b.op("ReduceMax", x, axis, keepdims=1)
-    else:
-        size = b.op(f"Reduce{norm}", x, axis, keepdims=1)
+    size = b.op("ReduceMax" if norm == "MAX" else f"Reduce{norm}", x, axis, keepdims=1)
     zero = b.op("Equal", size, _number(0.0))
     b.give(0, b.op("Div", x, b.op("Where", zero, _number(1.0), size)))
 
@@ -89,8 +93,9 @@ def feature_vectorizer(b: Body) -> None:
 @body("ArrayFeatureExtractor", domain=_DOMAIN)
 def array_feature_extractor(b: Body) -> None:
     """Columns of x."""
-    y = b.op("Gather", b.operand(0), b.op("Reshape", b.operand(1), [-1]), axis=-1)
-    b.give(0, b.op("Unsqueeze", y, [0]) if len(b.shape(0)) == 1 else y)
+    if len(b.shape(0)) == 1:
+        raise b.refuse("it reads a vector, of which ONNX Runtime makes a matrix of one row, against the specification")
+    b.give(0, b.op("Gather", b.operand(0), b.op("Reshape", b.operand(1), [-1]), axis=-1))
 
 
 # Linear models
@@ -189,17 +194,12 @@ def svm_classifier(b: Body) -> None:
             raise b.refuse(_COUPLED)
         both = np.concatenate([-slope, slope]).reshape(1, 2)
         logits = b.op("Add", b.op("MatMul", scores, both), np.concatenate([-shift, shift]))
-        b.give(1, transformed(b, b.op("Coupling", logits, domain=_DOMAIN)))
+        # The iteration that couples two probabilities stops within 1e-3 of this: what it leaves belongs to the bias.
+        b.into(1, "Settled", transformed(b, b.op("Sigmoid", logits)), domain="omenn", exact=0)
     elif rho.size == 1:
         b.give(1, one_score(b, scores, b.attr("post_transform", "NONE") in ("NONE", "LOGISTIC")))
     else:
         b.give(1, transformed(b, scores))
-
-
-@body("Coupling", domain=_DOMAIN)
-def coupling(b: Body) -> None:
-    """The probabilities of two classes: the sigmoid of these logits, but for what the iteration leaves (some 1e-3)."""
-    raise b.refuse(_COUPLED)
 
 
 def kernel(b: Body, x: str, vectors: Array) -> str:

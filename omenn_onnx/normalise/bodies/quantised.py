@@ -1,17 +1,16 @@
 """Operators of quantised files, written as DequantizeLinear, the float operator, QuantizeLinear.
 
-The last node of each stands for the kernel's own output: what the kernel rounds differently is in the bias of that node.
+The last node of each stands for the kernel's own output: what the kernel rounds differently is in that node's bias.
 Products of plain integers are not dequantised: their operands are cast and their zero points subtracted.
 """
 
 from __future__ import annotations
 
-from math import ceil
+from typing import Any
 
 import numpy as np
 
 from omenn_onnx.graph.emit import type_code
-from omenn_onnx.graph.ir import Tensor
 from omenn_onnx.normalise.bodies.base import Body, body
 
 _DOMAIN = "com.microsoft"
@@ -23,15 +22,15 @@ _RANGE = "omenn"
 
 
 def _bits8(b: Body, k: int) -> np.dtype[np.generic]:
-    """The type of a quantised operand."""
+    """The type of a quantised operand, uint8 as long as it is not known."""
     t = b.tensor(k)
-    dtype = None if t is None else t.dtype
-    if dtype is None or dtype.name not in ("int8", "uint8"):
+    dtype = np.dtype(np.uint8) if t is None or t.dtype is None else t.dtype
+    if dtype.name not in ("int8", "uint8"):
         raise b.refuse(f"its operand {k} is not int8 or uint8")
     return dtype
 
 
-def _scale_axis(b: Body, k: int, axis: int) -> dict[str, int]:
+def _scale_axis(b: Body, k: int, axis: int) -> dict[str, Any]:
     """The attribute of DequantizeLinear that a scale of several numbers needs."""
     t = b.tensor(k)
     shape = None if t is None else t.shape
@@ -57,13 +56,14 @@ def settle(b: Body, y: str, exact: bool = True) -> None:
     b.into(0, "Settled", y, domain=_RANGE, exact=int(exact))
 
 
-def _float(b: Body, name: str | None) -> str:
-    return b.op("Cast", name, to=type_code(b.dtype))
+def as_float(b: Body, name: str | None) -> str:
+    """Integers as real numbers of the node's type."""
+    return b.op("Cast", name, to=type_code(np.dtype(b.dtype)))
 
 
 def _centred(b: Body, x: str | None, zero: str | None) -> str:
     """Integers as real numbers, less their zero point."""
-    return b.op("Sub", _float(b, x), 0.0 if zero is None else _float(b, zero))
+    return b.op("Sub", as_float(b, x), 0.0 if zero is None else as_float(b, zero))
 
 
 def _last(b: Body, k: int) -> list[int] | None:
@@ -82,7 +82,7 @@ def _back(b: Body, x: str, perm: list[int] | None) -> str:
     return x if perm is None else b.op("Transpose", x, perm=[0, *range(2, len(perm)), 1])
 
 
-def _kept(b: Body, *names: str) -> dict[str, object]:
+def _kept(b: Body, *names: str) -> dict[str, Any]:
     return {k: v for k, v in b.node.attrs.items() if k in names}
 
 
@@ -97,7 +97,7 @@ def qlinear_conv(b: Body) -> None:
     x = _front(b, real(b, 0, 1, 2), perm)
     bias = b.operand(8)
     if bias is not None:
-        bias = b.op("Mul", _float(b, bias), b.op("Mul", b.operand(1), b.operand(4)))
+        bias = b.op("Mul", as_float(b, bias), b.op("Mul", b.operand(1), b.operand(4)))
     y = b.op("Conv", x, real(b, 3, 4, 5, axis=0), bias, **_kept(b, *_WINDOW))
     quantise(b, _back(b, y, perm), 6, 7, 0)
 
@@ -105,9 +105,7 @@ def qlinear_conv(b: Body) -> None:
 @body("QLinearMatMul", domain="")
 def qlinear_matmul(b: Body) -> None:
     """Scales of a along its rows, of b along its columns."""
-    a = real(b, 0, 1, 2, axis=len(b.shape(0)) - 2)
-    c = real(b, 3, 4, 5, axis=len(b.shape(3)) - 1)
-    quantise(b, b.op("MatMul", a, c), 6, 7, 0)
+    quantise(b, b.op("MatMul", real(b, 0, 1, 2, axis=-2), real(b, 3, 4, 5, axis=-1)), 6, 7, 0)
 
 
 @body("QGemm", domain=_DOMAIN)
@@ -118,7 +116,7 @@ def qgemm(b: Body) -> None:
     scale = b.op("Mul", b.operand(1), b.operand(4))
     bias = b.operand(6)
     if bias is not None:
-        bias = b.op("Mul", _float(b, bias), scale if alpha == 1.0 else b.op("Mul", scale, alpha))
+        bias = b.op("Mul", as_float(b, bias), scale if alpha == 1.0 else b.op("Mul", scale, alpha))
     operands = real(b, 0, 1, 2), real(b, 3, 4, 5, axis=0 if turned else 1), bias
     y = b.op("Gemm", *operands, **_kept(b, "alpha", "transA", "transB"))
     if b.operand(7) is None:
@@ -153,7 +151,7 @@ def _scaled_product(b: Body, a: str, a_scale: str | None, w: int, w_scale: int, 
 
 
 @body("MatMulIntegerToFloat", domain=_DOMAIN)
-def matmul_integer_to_float(b: Body) -> None:
+def matmul_integer_toas_float(b: Body) -> None:
     """(A - a) (B - b) s_a s_b + bias."""
     _scaled_product(b, _centred(b, b.operand(0), b.operand(4)), b.operand(2), 1, 3, 5, 6)
 
@@ -182,10 +180,9 @@ def qlinear_function(b: Body) -> None:
 @body("QLinearSoftmax", domain=_DOMAIN)
 def qlinear_softmax(b: Body) -> None:
     """Before opset 13 over all axes from ``axis`` on."""
-    rank = len(b.shape(0))
-    axis = int(b.attr("axis", -1)) % rank
+    axis = int(b.attr("axis", -1))
     x = real(b, 0, 1, 2)
-    if int(b.attr("opset", 13)) >= 13 or axis == rank - 1:
+    if int(b.attr("opset", 13)) >= 13 or axis in (-1, len(b.shape(0)) - 1):
         y = b.op("Softmax", x, axis=axis)
     else:
         flat = b.op("Softmax", b.op("Flatten", x, axis=axis), axis=1)
@@ -206,13 +203,6 @@ def qlinear_global_average_pool(b: Body) -> None:
     quantise(b, _back(b, b.op("GlobalAveragePool", _front(b, real(b, 0, 1, 2), perm)), perm), 3, 4, 0)
 
 
-@body("QLinearReduceMean", domain=_DOMAIN)
-def qlinear_reduce_mean(b: Body) -> None:
-    axes = b.attr("axes")
-    y = b.op("ReduceMean", real(b, 0, 1, 2), None if axes is None else list(axes), **_kept(b, "keepdims"))
-    quantise(b, y, 3, 4, 0)
-
-
 @body("QLinearConcat", domain=_DOMAIN)
 def qlinear_concat(b: Body) -> None:
     """Scale and zero point of the output stand first."""
@@ -223,14 +213,6 @@ def qlinear_concat(b: Body) -> None:
 @body("QLinearWhere", domain=_DOMAIN)
 def qlinear_where(b: Body) -> None:
     quantise(b, b.op("Where", b.operand(0), real(b, 1, 2, 3), real(b, 4, 5, 6)), 7, 8, 1)
-
-
-@body("NhwcMaxPool", domain=_DOMAIN)
-def nhwc_max_pool(b: Body) -> None:
-    """MaxPool of integers with the channels last; scale and zero point stay."""
-    rank = len(b.shape(0))
-    x = b.op("Transpose", b.operand(0), perm=[0, rank - 1, *range(1, rank - 1)])
-    b.into(0, "Transpose", b.op("MaxPool", x, **_kept(b, *_WINDOW)), perm=[0, *range(2, rank), 1])
 
 
 # Attention and embeddings
@@ -270,7 +252,7 @@ def _attention_mask(b: Body, scores: str) -> str | None:
         shape = b.shape(5)
         if len(shape) not in (2, 3) or (len(shape) == 2 and shape[1] == 1):
             raise b.refuse("its mask_index is neither [batch, keys] nor [batch, queries, keys]")
-        mask = b.op("Unsqueeze", _float(b, b.operand(5)), [1, 2] if len(shape) == 2 else [1])
+        mask = b.op("Unsqueeze", as_float(b, b.operand(5)), [1, 2] if len(shape) == 2 else [1])
         terms.append(b.op("Mul", b.op("Sub", 1.0, mask), low))
     if b.attr("unidirectional", 0):
         size = b.op("Shape", scores, start=2, end=4)
@@ -292,91 +274,6 @@ def q_embed_layer_normalization(b: Body) -> None:
         total = b.op("Add", total, b.op("Gather", real(b, 4, 10, 15), b.operand(1), axis=0))
     epsilon = float(b.attr("epsilon", 1e-12))
     settle(b, b.op("LayerNormalization", total, real(b, 5, 11, 16), real(b, 6, 12, 17), epsilon=epsilon, axis=-1))
-
-
-# Weights of a few bits
-
-
-def _unpacked(b: Body, packed: str | None, bits: int) -> str:
-    """Bytes to numbers of a few bits, the lowest first: the last axis grows."""
-    if bits == 8 or packed is None:
-        return str(packed)
-    places = []
-    for k in range(0, 8, bits):
-        part = packed if k == 0 else b.op("BitShift", packed, np.asarray(k, np.uint8), direction="RIGHT")
-        places.append(b.op("Unsqueeze", b.op("BitwiseAnd", part, np.asarray(2**bits - 1, np.uint8)), [-1]))
-    joined = b.op("Concat", *places, axis=-1)
-    return joined
-
-
-@body("MatMulNBits", domain=_DOMAIN)
-def matmul_n_bits(b: Body) -> None:
-    """A W' + bias with W [N, K] = (q - zero) scale in blocks along K. At accuracy level 4 the kernel rounds A."""
-    bits, rows, width = int(b.attr("bits", 4)), int(b.attr("N")), int(b.attr("K"))
-    block = int(b.attr("block_size"))
-    blocks = ceil(width / block)
-    if bits not in (2, 4, 8):
-        raise b.refuse(f"its weights have {bits} bits")
-    if b.operand(4) is not None:
-        raise b.refuse("its weights have a g_idx")
-    q = _float(b, b.op("Reshape", _unpacked(b, b.operand(1), bits), [rows, blocks, block]))
-    q = b.op("Sub", q, _block_zeros(b, bits, rows, blocks))
-    w = b.op("Mul", q, b.op("Reshape", b.operand(2), [rows, blocks, 1]))
-    w = b.op("Slice", b.op("Reshape", w, [rows, blocks * block]), [0], [width], [1])
-    y = b.op("MatMul", b.operand(0), b.op("Transpose", w, perm=[1, 0]))
-    if b.operand(5) is not None:
-        y = b.op("Add", y, b.operand(5))
-    settle(b, y, exact=int(b.attr("accuracy_level", 0)) < 2)
-
-
-def _block_zeros(b: Body, bits: int, rows: int, blocks: int) -> str | float:
-    """The zero points of MatMulNBits as [rows, blocks, 1]: packed like the weights, or real numbers."""
-    t: Tensor | None = b.tensor(3)
-    if t is None:
-        return 2.0 ** (bits - 1)
-    zeros = b.operand(3)
-    if t.dtype is not None and t.dtype.name == "uint8":
-        count = ceil(blocks * bits / 8)
-        flat = b.op("Reshape", _unpacked(b, b.op("Reshape", zeros, [rows, count]), bits), [rows, count * 8 // bits])
-        zeros = _float(b, b.op("Slice", flat, [0], [blocks], [1]))
-    return b.op("Reshape", zeros, [rows, blocks, 1])
-
-
-@body("GatherBlockQuantized", domain=_DOMAIN)
-def gather_block_quantized(b: Body) -> None:
-    """Gather of (q - zero) scale, in blocks along an axis."""
-    t = b.tensor(0)
-    shape, name = b.shape(0), "" if t is None or t.dtype is None else t.dtype.name
-    rank = len(shape)
-    axis, block = int(b.attr("quantize_axis", 1)) % rank, int(b.attr("block_size", 128))
-    data, zeros = b.operand(0), b.operand(3)
-    if name == "uint8":
-        bits = int(b.attr("bits", 4))
-        if axis != rank - 1 or any(isinstance(d, str) for d in shape):
-            raise b.refuse("its bytes are not quantised along their last axis, or their number is not known")
-        wide = [*[int(d) for d in shape[:-1]], int(shape[-1]) * 8 // bits]
-        data = b.op("Reshape", _unpacked(b, data, bits), wide)
-        if zeros is None:
-            zero: str | float = 2.0 ** (bits - 1)
-        else:
-            grouped = [int(d) for d in b.shape(2)[:-1]]
-            flat = b.op("Reshape", _unpacked(b, zeros, bits), [*grouped, -1])
-            zero = _float(b, b.op("Slice", flat, [0], [int(b.shape(2)[-1])], [-1]))
-    else:
-        wide = [d if isinstance(d, int) else 0 for d in shape]
-        zero = 0.0 if zeros is None else _float(b, zeros)
-    places = np.arange(wide[axis], dtype=np.int64) // block
-    centred = _float(b, data)
-    if zero != 0.0:
-        zero = zero if isinstance(zero, float) else b.op("Gather", zero, places, axis=axis)
-        centred = b.op("Sub", centred, zero)
-    table = b.op("Mul", centred, b.op("Gather", b.operand(2), places, axis=axis))
-    b.into(0, "Gather", table, b.operand(1), axis=int(b.attr("gather_axis", 0)))
-
-
-@body("MatMulBnb4", domain=_DOMAIN)
-def matmul_bnb4(b: Body) -> None:
-    raise b.refuse("the number formats of bitsandbytes (FP4, NF4) are not supported; export with MatMulNBits instead")
 
 
 @body("DynamicQuantizeLSTM", domain=_DOMAIN)

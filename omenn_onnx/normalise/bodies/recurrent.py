@@ -1,9 +1,9 @@
 """LSTM, GRU and RNN in plain ONNX, step by step.
 
-The contributions of x_t and h_{t-1} are a sum of two, both biases together are added to that sum, peepholes after it. The
-products with x are taken of the whole sequence at once, those of the gates and those of the candidate by themselves: in
-the secant rules only the candidate's get an adjoint. An all-zero initial state is absent. Past a row's length the state
-is kept and Y is 0. What ONNX leaves open is as ONNX Runtime's kernels have it (input_forget: f = 1 - i).
+The contributions of x_t and h_{t-1} are a sum of two, both biases together are added to that sum, peepholes after it.
+The products with x are taken of the whole sequence at once, those of gates and candidate by themselves:
+in the secant rules only the candidate's get an adjoint. An all-zero initial state is absent. Past a row's length the
+state is kept and Y is 0. What ONNX leaves open is as ONNX Runtime's kernels have it (input_forget: f = 1 - i).
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from onnx import GraphProto, helper
 
-from omenn_onnx.graph.ir import Tensor
+from omenn_onnx.graph.emit import type_code
+from omenn_onnx.graph.ir import Dim
+from omenn_onnx.graph.zeros import is_zero
 from omenn_onnx.normalise.bodies.base import Body, body
 
 State = list["str | None"]
@@ -27,23 +30,20 @@ UNROLLED = 64
 @body("LSTM", "GRU", "RNN", domain="")
 def recurrent(b: Body) -> None:
     """Each direction by itself; Y is [T, D, B, H], the final states are [D, B, H] (layout 1: the batch comes first)."""
-    steps = b.shape(0)[1 if b.attr("layout", 0) else 0]
-    if not isinstance(steps, int) or not 0 < steps <= UNROLLED:
-        raise b.refuse("its sequence is longer than 64 steps or of a length that only the run tells")
+    first = bool(b.attr("layout", 0))
+    steps = b.shape(0)[1 if first else 0]
+    if steps == 0:
+        raise b.refuse("its sequence is empty")
     direction = str(b.attr("direction", "forward"))
-    both = direction == "bidirectional"
-    masks = _masks(b, steps)
     sequences, finals = [], []
-    for d in range(2 if both else 1):
+    for d in range(2 if direction == "bidirectional" else 1):
         cell = CELLS[b.node.op](b, d)
         backwards = direction == "reverse" or d == 1
-        states = _unrolled(b, cell, steps, masks, backwards)
+        short = isinstance(steps, int) and steps <= UNROLLED
+        run = _unrolled(b, cell, int(steps), backwards) if short else _scanned(b, cell, steps, backwards)
         if b.wants(0):
-            parts = [b.op("Unsqueeze", _shown(b, s[0], masks, t), [0, 1]) for t, s in enumerate(states)]
-            sequences.append(b.op("Concat", *parts, axis=0))
-        last = states[0 if backwards else -1]
-        finals.append([_final(b, cell, k, s) for k, s in enumerate(last)])
-    first = bool(b.attr("layout", 0))
+            sequences.append(b.op("Unsqueeze", run[0], [1]))
+        finals.append([_final(b, cell, k, s) for k, s in enumerate(run[1])])
     if b.wants(0):
         y = sequences[0] if len(sequences) == 1 else b.op("Concat", *sequences, axis=1)
         b.give(0, b.op("Transpose", y, perm=[2, 0, 1, 3]) if first else y)
@@ -53,18 +53,55 @@ def recurrent(b: Body) -> None:
             b.give(k + 1, rows[0] if len(rows) == 1 else b.op("Concat", *rows, axis=1 if first else 0))
 
 
-def _unrolled(b: Body, cell: Cell, steps: int, masks: list[str], backwards: bool) -> list[list[str]]:
-    """The states behind every step, in the order of the sequence."""
+def _unrolled(b: Body, cell: Cell, steps: int, backwards: bool) -> tuple[str, list[str]]:
+    """Y [T, B, H] and the final states, step by step."""
     streams = [_steps(b, s, steps) for s in cell.streams]
+    masks = [b.op("Less", np.asarray(t, np.int64), _lengths(b)) if _ragged(b, steps) else None for t in range(steps)]
     state: State = list(cell.initial)
-    found: list[list[str]] = [[] for _ in range(steps)]
+    new: list[str] = []
+    shown = [""] * steps
     for t in range(steps)[:: -1 if backwards else 1]:
-        new = cell.step(b, [s[t] for s in streams], state)
-        if masks:
-            new = [b.op("Where", masks[t], n, _zero(b) if s is None else s) for n, s in zip(new, state, strict=True)]
-        found[t] = new
+        new = cell.kept(b, cell.step(b, [s[t] for s in streams], state), state, masks[t])
+        shown[t] = b.op("Unsqueeze", _shown(b, new[0], masks[t]), [0])
         state = list(new)
-    return found
+    return (b.op("Concat", *shown, axis=0) if b.wants(0) else "", new)
+
+
+def _scanned(b: Body, cell: Cell, steps: Dim, backwards: bool) -> tuple[str, list[str]]:
+    """The same as a Scan. What the first step does differently, since its state is another tensor or absent, is chosen
+    in the body."""
+    x = cell.streams[0]
+    count = b.op("Shape", x, start=0, end=1)
+    line = b.op("Range", _int(0), b.op("Squeeze", count, [0]), _int(1))
+    first = b.op("Sub", count, [1]) if backwards else np.zeros(1, np.int64)
+    scanned = [*cell.streams, b.op("Equal", line, first)]
+    if _ragged(b, steps):
+        scanned.append(b.op("Less", b.op("Unsqueeze", line, [1, 2]), b.op("Unsqueeze", _lengths(b), [0])))
+    sizes = b.op("Concat", b.op("Shape", x, start=1, end=2), [cell.hidden], axis=0)
+    states = [b.op("Expand", _zero(b), sizes) for _ in cell.initial]
+    inner = b.inner()
+    before = [inner.new_name("state") for _ in states]
+    elements = [inner.new_name("element") for _ in scanned]
+    n = len(cell.streams)
+    mask = elements[n + 1] if len(elements) > n + 1 else None
+    cell.first = elements[n], b
+    new = cell.kept(inner, cell.step(inner, elements[:n], list(before)), list(before), mask)
+    results = [*new, _shown(inner, new[0], mask)]
+    results = [inner.op("Identity", r) for r in results]
+    kinds = [*[_kind(b)] * (len(states) + n), np.dtype(bool), np.dtype(bool)]
+    outputs = b.ops(
+        "Scan", len(results), *states, *scanned,
+        body=_graph(inner, [*before, *elements], results, kinds),
+        num_scan_inputs=len(scanned), scan_input_directions=[int(backwards)] * len(scanned),
+        scan_output_directions=[int(backwards)],
+    )  # fmt: skip
+    return outputs[-1], outputs[:-1]
+
+
+def _graph(b: Body, inputs: Sequence[str], outputs: Sequence[str], types: Sequence[np.dtype[Any]]) -> GraphProto:
+    given = [helper.make_tensor_value_info(n, type_code(t), None) for n, t in zip(inputs, types, strict=False)]
+    results = [helper.make_tensor_value_info(n, type_code(_kind(b)), None) for n in outputs]
+    return helper.make_graph(b.nodes, "step", given, results, b.constants)
 
 
 def _steps(b: Body, stream: str, steps: int) -> list[str]:
@@ -74,30 +111,39 @@ def _steps(b: Body, stream: str, steps: int) -> list[str]:
     return [b.op("Squeeze", part, [0]) for part in b.ops("Split", steps, stream, [1] * steps, axis=0)]
 
 
-def _masks(b: Body, steps: int) -> list[str]:
-    """For every step which rows still run, [B, 1]; empty if all do."""
-    lengths = b.tensor(4)
-    if lengths is None or (lengths.value is not None and bool((lengths.value >= steps).all())):
-        return []
-    column = b.op("Unsqueeze", b.op("Cast", b.operand(4), to=7), [1])
-    return [b.op("Less", np.asarray(t, np.int64), column) for t in range(steps)]
+def _ragged(b: Body, steps: Dim) -> bool:
+    """Whether some row may be shorter than the sequence."""
+    t = b.tensor(4)
+    return t is not None and not (t.value is not None and isinstance(steps, int) and bool((t.value >= steps).all()))
 
 
-def _shown(b: Body, h: str, masks: list[str], t: int) -> str:
-    return b.op("Where", masks[t], h, _zero(b)) if masks else h
+def _lengths(b: Body) -> str:
+    """The lengths of the rows, [B, 1]."""
+    return b.op("Unsqueeze", b.op("Cast", b.operand(4), to=7), [1])
+
+
+def _shown(b: Body, h: str, mask: str | None) -> str:
+    return h if mask is None else b.op("Where", mask, h, _zero(b))
 
 
 def _final(b: Body, cell: Cell, k: int, state: str) -> str:
     """ONNX Runtime gives 0, not the initial state, for rows of length 0."""
-    lengths = b.tensor(4)
-    if cell.initial[k] is None or lengths is None or (lengths.value is not None and bool(lengths.value.all())):
+    t = b.tensor(4)
+    if cell.initial[k] is None or t is None or (t.value is not None and bool(t.value.all())):
         return state
-    column = b.op("Unsqueeze", b.op("Cast", b.operand(4), to=7), [1])
-    return b.op("Where", b.op("Less", np.asarray(0, np.int64), column), state, _zero(b))
+    return b.op("Where", b.op("Less", _int(0), _lengths(b)), state, _zero(b))
+
+
+def _kind(b: Body) -> np.dtype[Any]:
+    return np.dtype(np.float32) if b.dtype is None else b.dtype
 
 
 def _zero(b: Body) -> np.ndarray[Any, Any]:
     return np.zeros((), b.dtype)
+
+
+def _int(value: int) -> np.ndarray[Any, Any]:
+    return np.asarray(value, np.int64)
 
 
 class Cell(ABC):
@@ -113,7 +159,7 @@ class Cell(ABC):
         self.hidden = self._hidden(b)
         self.d = d
         self.both = b.attr("direction", "forward") in ("bidirectional",)
-        self.first = bool(b.attr("layout", 0))
+        self._rows_first = bool(b.attr("layout", 0))
         self.clip = float(b.attr("clip", 0.0))
         self.functions = _functions(b, self.activations, d, self.both)
         self.initial: State = [self._initial(b, k) for k in self.states]
@@ -123,8 +169,10 @@ class Cell(ABC):
         dead = known is None or (known.value is not None and not known.value.any())
         self._bias = None if bias is None or dead else self._mine(b, bias, 0)
         x = b.operand(0)
-        self._x = b.op("Transpose", x, perm=[1, 0, 2]) if self.first else str(x)
+        self._x = b.op("Transpose", x, perm=[1, 0, 2]) if self._rows_first else str(x)
         self.streams: list[str] = []
+        self.first: tuple[str, Body] | None = None
+        self._hoisted: dict[str, str] = {}
         self.prepare(b)
 
     @abstractmethod
@@ -149,7 +197,7 @@ class Cell(ABC):
 
     def _initial(self, b: Body, k: int) -> str | None:
         t = b.tensor(k)
-        return None if t is None or is_zero(t) else self._mine(b, b.operand(k), 1 if self.first else 0)
+        return None if t is None or is_zero(t) else self._mine(b, b.operand(k), 1 if self._rows_first else 0)
 
     def weight(self, b: Body, k: int, begin: int, count: int) -> str:
         """Some blocks of W (0) or R (1), as a matrix to multiply by from the right."""
@@ -172,6 +220,40 @@ class Cell(ABC):
             found.append(b.op("Slice", self._bias, [first], [first + count * self.hidden], [0]))
         return found[0] if len(found) == 1 else b.op("Add", *found)
 
+    def chosen(self, b: Body, term: Callable[[State], str], state: State) -> str:
+        """A term of the state. In a Scan the first step's is that of the initial state, which may be absent."""
+        if self.first is None:
+            return term(state)
+        return b.op("Where", self.first[0], term(self.initial), term(state))
+
+    def kept(self, b: Body, new: Sequence[str], state: State, mask: str | None) -> list[str]:
+        """The new states of the rows that still run, the old ones of the others."""
+        if mask is None:
+            return list(new)
+        found = []
+        for k, n in enumerate(new):
+
+            def old(s: State, k: int = k) -> str | np.ndarray[Any, Any]:
+                name = s[k]
+                return _zero(b) if name is None else name
+
+            found.append(self.chosen(b, lambda s, n=n, old=old: b.op("Where", mask, n, old(s)), state))  # type: ignore[misc]
+        return found
+
+    def times(self, b: Body, h: str | None, w: str) -> str | None:
+        """h R; that of the initial state once, not at every step."""
+        if h is None:
+            return None
+        if self.first is None or h != self.initial[0]:
+            return b.op("MatMul", h, w)
+        if w not in self._hoisted:
+            self._hoisted[w] = self.first[1].op("MatMul", h, w)
+        return self._hoisted[w]
+
+    def total(self, b: Body, x: str, w: str, state: State, bias: str | None) -> str:
+        """x_t W + h R + bias."""
+        return _sum(b, self.chosen(b, lambda s: _sum(b, x, self.times(b, s[0], w)), state), bias)
+
     def activate(self, b: Body, k: int, x: str) -> str:
         """Activation k of x, clipped first."""
         if self.clip > 0:
@@ -186,10 +268,6 @@ def _sum(b: Body, *terms: str | None) -> str:
     for t in present[1:]:
         total = b.op("Add", total, t)
     return total
-
-
-def _times(b: Body, h: str | None, w: str) -> str | None:
-    return None if h is None else b.op("MatMul", h, w)
 
 
 class LSTM(Cell):
@@ -209,21 +287,24 @@ class LSTM(Cell):
             self._peepholes = b.ops("Split", 3, mine, [self.hidden] * 3, axis=0)
 
     def step(self, b: Body, x: Sequence[str], state: State) -> list[str]:
-        h, c = state
-        sums = [_sum(b, xs, _times(b, h, r), bias) for xs, r, bias in zip(x, self._r, self._b, strict=True)]
+        sums = [self.total(b, xs, r, state, bias) for xs, r, bias in zip(x, self._r, self._b, strict=True)]
         i, o, f = b.ops("Split", 3, sums[0], [self.hidden] * 3, axis=-1)
-        i = self.activate(b, 0, self._peep(b, i, 0, c))
-        f = b.op("Sub", np.ones((), b.dtype), i) if self._coupled else self.activate(b, 0, self._peep(b, f, 2, c))
+        i = self.activate(b, 0, self._peep(b, i, 0, state))
+        f = b.op("Sub", np.ones((), b.dtype), i) if self._coupled else self.activate(b, 0, self._peep(b, f, 2, state))
         new = b.op("Mul", i, self.activate(b, 1, sums[1]))
-        if c is not None:
-            new = b.op("Add", b.op("Mul", f, c), new)
-        o = self.activate(b, 0, self._peep(b, o, 1, new))
+        new = self.chosen(b, lambda s: new if s[1] is None else b.op("Add", b.op("Mul", f, s[1]), new), state)
+        o = self.activate(b, 0, self._peep(b, o, 1, [None, new], now=True))
         return [b.op("Mul", o, self.functions[2](b, new)), new]
 
-    def _peep(self, b: Body, gate: str, k: int, c: str | None) -> str:
-        if self._peepholes is None or c is None:
+    def _peep(self, b: Body, gate: str, k: int, state: State, now: bool = False) -> str:
+        p = self._peepholes
+        if p is None:
             return gate
-        return b.op("Add", gate, b.op("Mul", self._peepholes[k], c))
+
+        def term(s: State) -> str:
+            return gate if s[1] is None else b.op("Add", gate, b.op("Mul", p[k], s[1]))
+
+        return term(state) if now else self.chosen(b, term, state)
 
 
 class GRU(Cell):
@@ -240,19 +321,21 @@ class GRU(Cell):
         self._inner = self.bias(b, 2, 1, "R") if self._linear else None
 
     def step(self, b: Body, x: Sequence[str], state: State) -> list[str]:
-        (h,) = state
-        z, r = b.ops("Split", 2, _sum(b, x[0], _times(b, h, self._r[0]), self._b[0]), [self.hidden] * 2, axis=-1)
+        z, r = b.ops("Split", 2, self.total(b, x[0], self._r[0], state, self._b[0]), [self.hidden] * 2, axis=-1)
         z, r = self.activate(b, 0, z), self.activate(b, 0, r)
-        recurrent: str | None = None
-        if h is not None and not self._linear:
-            recurrent = b.op("MatMul", b.op("Mul", r, h), self._r[1])
-        elif h is not None:
-            recurrent = b.op("Mul", r, _sum(b, b.op("MatMul", h, self._r[1]), self._inner))
-        elif self._inner is not None:
-            recurrent = b.op("Mul", r, self._inner)
-        n = self.activate(b, 1, _sum(b, x[1], recurrent, self._b[1]))
+
+        def candidate(s: State) -> str:
+            inner: str | None = None
+            if s[0] is not None and not self._linear:
+                inner = b.op("MatMul", b.op("Mul", r, s[0]), self._r[1])
+            elif s[0] is not None or self._inner is not None:
+                parts = [t for t in (self.times(b, s[0], self._r[1]), self._inner) if t is not None]
+                inner = b.op("Mul", r, _sum(b, *parts))
+            return _sum(b, x[1], inner)
+
+        n = self.activate(b, 1, _sum(b, self.chosen(b, candidate, state), self._b[1]))
         new = b.op("Mul", b.op("Sub", np.ones((), b.dtype), z), n)
-        return [new if h is None else b.op("Add", new, b.op("Mul", z, h))]
+        return [self.chosen(b, lambda s: new if s[0] is None else b.op("Add", new, b.op("Mul", z, s[0])), state)]
 
 
 class RNN(Cell):
@@ -266,7 +349,7 @@ class RNN(Cell):
         self._b = self.bias(b, 0, 1)
 
     def step(self, b: Body, x: Sequence[str], state: State) -> list[str]:
-        return [self.activate(b, 0, _sum(b, x[0], _times(b, state[0], self._r), self._b))]
+        return [self.activate(b, 0, self.total(b, x[0], self._r, state, self._b))]
 
 
 CELLS: dict[str, type[Cell]] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
@@ -321,30 +404,5 @@ def _function(kind: str, values: dict[str, float]) -> Callable[[Body, str], str]
         return lambda b, x: b.op("Add", b.op("Mul", x, values["alpha"]), values["beta"])
     if kind == "scaledtanh":
         return lambda b, x: b.op("Mul", b.op("Tanh", b.op("Mul", x, values["beta"])), values["alpha"])
-    return lambda b, x: b.op(_OPERATORS[kind], x, **values)
-
-
-# Zeros
-
-_KEEPS_ZERO = frozenset(
-    "Cast Expand Flatten Gather Identity Reshape Slice Split Squeeze Tile Transpose Unsqueeze".split()
-)
-
-
-def is_zero(t: Tensor) -> bool:
-    """Whether a tensor is known to hold zeros only, whatever its run-time size."""
-    while True:
-        if t.value is not None:
-            return not t.value.any()
-        node = t.producer
-        if node is None or node.domain != "":
-            return False
-        if node.op == "ConstantOfShape":
-            fill = node.attrs.get("value")
-            return fill is None or not any(fill.raw_data) and not any(fill.float_data) and not any(fill.double_data)
-        if node.op == "Concat":
-            return all(i is not None and is_zero(i) for i in node.inputs)
-        source = node.input(0)
-        if node.op not in _KEEPS_ZERO or source is None:
-            return False
-        t = source
+    attrs: dict[str, Any] = dict(values)
+    return lambda b, x: b.op(_OPERATORS[kind], x, **attrs)
