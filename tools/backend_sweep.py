@@ -143,7 +143,7 @@ def examine(case: Case, rules: str) -> Outcome | None:
         return None
     for x in shaped:
         outcome = attempt(case, x, outputs[0], rules)
-        if outcome.kind == "refused":
+        if outcome.kind in ("refused", "failed"):
             outcome = attempt(frozen(case, x), x, outputs[0], rules)
         if outcome.kind != "no path":
             return outcome
@@ -157,7 +157,7 @@ def attempt(case: Case, x: str, y: str, rules: str) -> Outcome:
     except NoPath:
         return Outcome("no path")
     except OmennError as e:
-        return Outcome("refused", reason(e))
+        return Outcome("failed" if "its rule failed" in str(e) else "refused", reason(e))
     except Exception as e:
         return Outcome("failed", f"compile: {type(e).__name__}: {e}")
     return completeness(case, program, x, y)
