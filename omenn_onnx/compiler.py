@@ -4,164 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-import numpy as np
 import onnx
-from onnx import helper, inliner
+from onnx import helper
 
 import omenn_onnx
-from omenn_onnx.calculus import Calculus
-from omenn_onnx.errors import CompileError, NameNotFound, NoPath, UnsupportedOperators
-from omenn_onnx.graph.emit import Emitter
+from omenn_onnx.errors import CompileError, UnsupportedOperators
 from omenn_onnx.graph.files import LoadedModel, load_model
-from omenn_onnx.graph.ir import Graph, Node, Shape, Tensor
-from omenn_onnx.graph.read import read_graph
-from omenn_onnx.graph.skeleton import skeleton
-from omenn_onnx.graph.walk import graphs_of
+from omenn_onnx.graph.ir import Node, Tensor
 from omenn_onnx.graph.write import append_nodes, live_nodes
 from omenn_onnx.linear.build import Builder
-from omenn_onnx.linear.program import Equation, Var
+from omenn_onnx.linear.program import Var
 from omenn_onnx.linear.rows import rows_stay_apart
 from omenn_onnx.linear.transpose import transpose
+from omenn_onnx.linearise import Linearised, linearise, misfit, tensor_names
 from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered
-from omenn_onnx.normalise.blocked import unblock
-from omenn_onnx.normalise.canonical import Views
-from omenn_onnx.normalise.double import to_double
-from omenn_onnx.normalise.embeddings import open_embeddings
-from omenn_onnx.normalise.explained import channel_axes, class_axis, find_inputs, find_outputs
-from omenn_onnx.normalise.upgrade import upgrade
+from omenn_onnx.normalise.explained import class_axis
 from omenn_onnx.seeds import Seeded, Target, make_seed, parse_target
-
-CORE_OPSET = 20
-RULES = ("secant", "tangent")
-
-
-@dataclass
-class Linearised:
-    """A model as a linear program: what every use of it starts from."""
-
-    proto: onnx.ModelProto
-    graph: Graph
-    views: Views
-    emit: Emitter
-    calculus: Calculus
-    sources: dict[Tensor, tuple[Var, Var]]
-    axes: dict[Tensor, int]
-    output: Tensor
-    public: dict[str, str]
-    reached: set[Var] = field(default_factory=set)
-
-    def name(self, t: Tensor) -> str:
-        """The name that the user knows a tensor by (in the audit mode a double twin stands for an output)."""
-        return self.public.get(t.name, t.name)
-
-    @property
-    def equations(self) -> Sequence[Equation]:
-        return self.calculus.build.equations
-
-
-def linearise(
-    loaded: LoadedModel,
-    inputs: Sequence[str] = (),
-    output: str | None = None,
-    rules: str = "secant",
-    axis: Mapping[str, int] | None = None,
-    dtype: str = "float32",
-    opaque: Sequence[str] = (),
-    prefix: str = "",
-) -> Linearised:
-    """The linear program of a model between its explained inputs and its explained output."""
-    if rules not in RULES:
-        raise CompileError(f"rules {rules!r}: give secant or tangent")
-    proto = core_model(loaded)
-    doubles = to_double(proto, str(loaded.folder or "")) if dtype == "float64" else {}
-    graph = read_graph(proto, str(loaded.folder or ""))
-    for op in opaque:
-        if all(op != n.op for n in graph.nodes):
-            raise NameNotFound("operator", op, (n.op for n in graph.nodes))
-    emit = Emitter(graph, explanation_type(graph, dtype), _free_prefix(proto, f"{prefix}omenn"))
-    sources = find_inputs(graph, [doubles.get(n, n) for n in inputs])
-    views = Views(graph, emit, sources, opaque)
-    calculus = Calculus(graph, emit, rules == "tangent", frozenset(opaque), views)
-    candidates = find_outputs(graph, views, output if output is None else doubles.get(output, output))
-    public = {twin: name for name, twin in doubles.items()}
-    axes = channel_axes(views.nodes, sources, {doubles.get(n, n): a for n, a in (axis or {}).items()})
-    variables: dict[Tensor, tuple[Var, Var]] = {}
-    for t in sources:
-        assert t.shape is not None
-        ones: Shape = tuple(1 if i == axes[t] else d for i, d in enumerate(t.shape))
-        variables[t] = (Var(t.shape), Var(ones))
-        calculus.source(t, *variables[t])
-    for node in views.nodes:
-        calculus.linearise(node)
-    z = next((t for t in candidates if t in calculus.pairs), candidates[0])
-    if z.shape is None:
-        said = f"the rank of the explained output {z.name!r} is not known; declare shapes in the model"
-        raise misfit(proto) or CompileError(said)
-    if z not in calculus.pairs:
-        named = ", ".join(repr(t.name) for t in sources)
-        why = "is constant" if z.const else "does not depend on it through floating-point arithmetic"
-        said = f"no path leads from the explained input {named} to the explained output {z.name!r}, which {why}"
-        raise misfit(proto) or NoPath(said)
-    return Linearised(proto, graph, views, emit, calculus, variables, axes, z, public)
-
-
-def core_model(loaded: LoadedModel) -> onnx.ModelProto:
-    """A copy of the model with functions inlined, at the core opset or its own if that is newer, and without what ONNX
-    Runtime's optimiser does to layouts and embeddings."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(loaded.proto)
-    if proto.functions:
-        proto = inliner.inline_local_functions(proto)
-    upgrade(proto, CORE_OPSET)
-    unblock(proto, str(loaded.folder or ""))
-    open_embeddings(proto)
-    return proto
-
-
-def explanation_type(graph: Graph, dtype: str) -> np.dtype[Any]:
-    """float32, float64, or the type of the model's own first float input or weight."""
-    if dtype in ("float32", "float64"):
-        return np.dtype(dtype)
-    if dtype != "model":
-        raise CompileError(f"dtype {dtype!r}: give float32, model or float64")
-    for t in (*graph.inputs, *graph.tensors.values()):
-        if t.is_float and t.dtype is not None:
-            return t.dtype
-    return np.dtype(np.float32)
-
-
-def misfit(proto: onnx.ModelProto) -> CompileError | None:
-    """What strict shape inference finds wrong with a model: the cause, where sizes do not fit, of what follows."""
-    try:
-        onnx.shape_inference.infer_shapes(skeleton(proto), strict_mode=True, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as e:
-        found = [line for line in str(e).splitlines() if "instead is null" not in line]  # (not known is no misfit)
-        if found:
-            return CompileError(f"the shapes do not fit: {' '.join(' '.join(found).split())}")
-    return None
-
-
-def tensor_names(proto: onnx.ModelProto) -> set[str]:
-    """Every name that a model uses for a tensor, in its subgraphs and for unused weights too."""
-    names: set[str] = set()
-    for graph in graphs_of(proto):
-        names.update(v.name for v in (*graph.input, *graph.output, *graph.initializer))
-        names.update(s.values.name for s in graph.sparse_initializer)
-        for node in graph.node:
-            names.update((*node.input, *node.output))
-    return names
-
-
-def _free_prefix(proto: onnx.ModelProto, prefix: str) -> str:
-    names = tensor_names(proto) | {n.name for n in proto.graph.node}
-    while any(n.startswith(prefix + "/") for n in names):
-        prefix += "_"
-    return prefix
 
 
 @dataclass
@@ -358,33 +221,3 @@ def rows_are_independent(lin: Linearised) -> bool:
     if batch == 1:
         return True
     return rows_stay_apart(lin.equations, sources, lin.reached, z)
-
-
-def forward_model(lin: Linearised) -> onnx.ModelProto:
-    """The linear program run forward: the model with the further inputs ``v.NAME`` and ``o.NAME`` (of the shapes of an
-    explained tensor and of its ones channel) and the outputs ``R_value`` and ``R_ones``, the images of both at the
-    explained output, every coefficient held at the model's own input."""
-    pair = lin.calculus.pairs[lin.output]
-    bindings: dict[Var, Lowered] = {}
-    new: list[Tensor] = []
-    for t, streams in lin.sources.items():
-        for letter, var in zip("vo", streams, strict=True):
-            given = Tensor(f"{letter}.{t.name}", lin.emit.dtype, var.shape)
-            new.append(given)
-            bindings[var] = Lowered(given, var.shape)
-    low = Lowering(lin.emit, bindings)
-    low.run(needed_equations(lin.equations, [pair.value, pair.ones]))
-    outputs = [(low.full(pair.value), "R_value"), (low.full(pair.ones), "R_ones")]
-    append_nodes(lin.proto, live_nodes(lin.emit.nodes, [t for t, _ in outputs]), new, outputs)
-    return lin.proto
-
-
-def needed_equations(equations: Sequence[Equation], wanted: Sequence[Var]) -> list[Equation]:
-    """The equations on which ``wanted`` depend, in order."""
-    needed = set(wanted)
-    kept = []
-    for equation in reversed(equations):
-        if equation.out in needed:
-            kept.append(equation)
-            needed.update(equation.inputs)
-    return kept[::-1]

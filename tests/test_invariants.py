@@ -15,13 +15,14 @@ import torch
 from explaining import Result, assert_close, assert_complete, compiled, distance, explain, run
 from onnx import TensorProto, helper, numpy_helper
 
-from omenn_onnx.compiler import Linearised, adjoint_maps, forward_model, linearise, needed_equations
+from omenn_onnx.compiler import adjoint_maps
 from omenn_onnx.graph.files import load_model
 from omenn_onnx.graph.ir import Tensor
 from omenn_onnx.graph.write import append_nodes, live_nodes
 from omenn_onnx.linear.build import Builder
 from omenn_onnx.linear.program import Var
 from omenn_onnx.linear.transpose import transpose
+from omenn_onnx.linearise import Linearised, forward_model, linearise, needed_equations
 from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered
 from omenn_onnx.seeds import make_seed, parse_target

@@ -26,10 +26,10 @@ from onnxruntime.quantization import (
 
 import omenn_onnx
 from omenn_onnx.cli.compile import main as omenn_compile
-from omenn_onnx.compiler import forward_model, linearise
 from omenn_onnx.errors import CompileError, UnsupportedOperators
 from omenn_onnx.graph.files import load_model
 from omenn_onnx.graph.read import read_graph
+from omenn_onnx.linearise import forward_model, linearise
 from omenn_onnx.normalise.bodies import BODIES, Body
 
 MODELS = Path(__file__).parent.parent / "models"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from onnx import parser
 from random_graphs import BATCH, random_model
 
-from omenn_onnx.compiler import forward_model, linearise
 from omenn_onnx.errors import NoPath
 from omenn_onnx.graph.files import load_model
+from omenn_onnx.linearise import forward_model, linearise
 
 EXAMPLES = 300
 RULES = ("secant", "tangent")

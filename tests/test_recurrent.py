@@ -14,8 +14,8 @@ from explaining import Result, assert_close, assert_complete, compiled, explain,
 from onnx import helper, numpy_helper
 from torch import nn
 
-from omenn_onnx.compiler import forward_model, linearise
 from omenn_onnx.graph.files import load_model
+from omenn_onnx.linearise import forward_model, linearise
 
 Case = dict[str, Any]
 Feeds = dict[str, np.ndarray[Any, Any]]

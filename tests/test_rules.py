@@ -16,9 +16,9 @@ from oracle import explain
 
 import omenn_onnx
 from omenn_onnx.calculus.base import RULES
-from omenn_onnx.compiler import forward_model, linearise
 from omenn_onnx.errors import UnsupportedOperators
 from omenn_onnx.graph.files import load_model
+from omenn_onnx.linearise import forward_model, linearise
 
 BAR = 1e-4
 """Of the largest entry of the oracle's map. (The issue asks for 1e-3; 1e-6 is typical.)"""

@@ -8,10 +8,11 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto
 
 from omenn_onnx.cli import Parser, UsageError, run_cli
-from omenn_onnx.compiler import RULES, compile_loaded
+from omenn_onnx.compiler import compile_loaded
 from omenn_onnx.graph.files import load_model
 from omenn_onnx.graph.saving import check_target, save_model
 from omenn_onnx.graph.walk import tensor_bytes, tensors_of
+from omenn_onnx.linearise import RULES
 from omenn_onnx.report import report, summary
 from omenn_onnx.seeds import parse_target
 
