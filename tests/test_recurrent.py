@@ -358,3 +358,9 @@ def test_scan_and_loop(kind: str, rules: str) -> None:
         assert_complete(whole)
         row = explain(proto, {k: v[1:2] for k, v in feeds.items()})
         assert_close(row.c_b[0][0], whole.c_b[0][1], 1e-5, "C_b")
+
+
+def test_scan_in_double() -> None:
+    """The audit mode reaches into bodies."""
+    model, feeds = scan_network("T", "scan")
+    assert_complete(explain(compiled(model, dtype="float64", inputs=["x", "h0"]), feeds), 1e-12)

@@ -1,12 +1,13 @@
-"""Shapes of what a Loop gives. ONNX's inference says nothing of them, since a state may change its shape: here the body
-is inferred with the initial states' shapes, and sizes that it changes are unknown."""
+"""Shapes of what a Loop or Scan gives. ONNX's inference says nothing of a Loop's, since a state may change its shape,
+and not always something of a Scan's: here the body is inferred with the initial states' shapes; sizes that it changes
+are unknown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
 from omenn_onnx.graph.ir import Array
 from omenn_onnx.graph.walk import captured_names
@@ -15,13 +16,13 @@ Sizes = list[int | str | None]
 
 
 def tell_loops(model: ModelProto, inferred: ModelProto, values: Mapping[str, Array]) -> bool:
-    """Add to ``model`` what its Loops' outputs are, by what ``inferred`` knows of their inputs. True if it is news."""
+    """Add to ``model`` what Loops and Scans give, by what ``inferred`` knows of their inputs. True if it is news."""
     known = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)}
     known |= {i.name: helper.make_tensor_value_info(i.name, i.data_type, i.dims) for i in inferred.graph.initializer}
     told = {v.name for v in model.graph.value_info}
     news = False
     for node in model.graph.node:
-        if node.op_type != "Loop" or all(not o or o in told for o in node.output):
+        if node.op_type not in ("Loop", "Scan") or all(not o or o in told for o in node.output):
             continue
         for name, type_, shape in _outputs(node, model, known, values):
             old = known.get(name)
@@ -35,40 +36,55 @@ def tell_loops(model: ModelProto, inferred: ModelProto, values: Mapping[str, Arr
 def _outputs(
     node: NodeProto, model: ModelProto, known: Mapping[str, ValueInfoProto], values: Mapping[str, Array]
 ) -> list[tuple[str, int, Sizes]]:
-    """Name, type and shape of the outputs of a Loop; nothing if they cannot be told."""
-    body: GraphProto = next(a.g for a in node.attribute if a.name == "body")
-    initial = [known.get(i) for i in node.input[2:]]
-    around = [known[n] for n in captured_names(node) if n in known]
-    states: list[tuple[int, Sizes]] = []
-    for v in initial:
+    """Name, type and shape of the outputs of a Loop or Scan; nothing if they cannot be told."""
+    attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    body: GraphProto = attrs["body"]
+    front = 2 if node.op_type == "Loop" else 0  # iteration number and condition, which comes back
+    back = front // 2
+    captured = captured_names(node)
+    around = [known[n] for n in captured if n in known and n not in values]
+    stored = [*body.initializer, *(numpy_helper.from_array(values[n], n) for n in captured if n in values)]
+    read: list[tuple[int, Sizes]] = []
+    for name in node.input[front:]:
+        v = known.get(name)
         shape = None if v is None else _shape(v)
         if v is None or shape is None:
             return []
-        states.append((v.type.tensor_type.elem_type, shape))
-    n = len(states)
+        read.append((v.type.tensor_type.elem_type, shape))
+    n = len(read) - int(attrs.get("num_scan_inputs", 0))
+    states, steps, elements = read[:n], _steps(node, body, values) if front else None, []
+    axes = attrs.get("scan_input_axes", [0] * (len(read) - n))
+    for (kind, shape), axis in zip(read[n:], axes, strict=True):
+        length = shape.pop(axis)
+        steps = length if steps is None else steps
+        elements.append((kind, shape))
     for _ in range(n + 2):
-        given = list(body.input[:2])
-        given += [helper.make_tensor_value_info(v.name, *s) for v, s in zip(body.input[2:], states, strict=True)]
+        given = list(body.input[:front])
+        kinds = zip(body.input[front:], [*states, *elements], strict=True)
+        given += [helper.make_tensor_value_info(v.name, *s) for v, s in kinds]
         outputs = [ValueInfoProto(name=v.name) for v in body.output]
-        graph = helper.make_graph(list(body.node), "body", [*given, *around], outputs, list(body.initializer))
+        graph = helper.make_graph(list(body.node), "body", [*given, *around], outputs, stored)
         found = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=list(model.opset_import)))
-        shapes = [_shape(v) for v in found.graph.output[1:]]
-        if any(s is None for s in shapes) or any(
-            len(s or []) != len(t) for s, (_, t) in zip(shapes, states, strict=False)
-        ):
-            return []
-        types = [v.type.tensor_type.elem_type for v in found.graph.output[1:]]
-        kept = [(t, [a if a == b else None for a, b in zip(s, shape or [], strict=True)])
-                for (t, s), shape in zip(states, shapes, strict=False)]  # fmt: skip
-        if kept == states:
-            steps = _steps(node, body, values)
-            collected = [(t, [steps, *(s or [])]) for t, s in zip(types[n:], shapes[n:], strict=True)]
-            return [(name, *s) for name, s in zip(node.output, [*states, *collected], strict=False)]
-        states = kept
+        results = [(v.type.tensor_type.elem_type, _shape(v)) for v in found.graph.output[back:]]
+        kept: list[tuple[int, Sizes]] = []
+        for (kind, before), (_, behind) in zip(states if front else [], results, strict=False):
+            if behind is None or len(before) != len(behind):
+                return []
+            kept.append((kind, [a if a == b else None for a, b in zip(before, behind, strict=True)]))
+        if kept != states and front:
+            states = kept
+            continue
+        told = [(name, *state) for name, state in zip(node.output, states, strict=False)]
+        axes = attrs.get("scan_output_axes", [0] * (len(results) - n))
+        for name, (kind, element), axis in zip(node.output[n:], results[n:], axes, strict=False):
+            if element is not None:
+                place = axis % (len(element) + 1)
+                told.append((name, kind, [*element[:place], steps, *element[place:]]))
+        return told
     return []
 
 
-def _steps(node: NodeProto, body: GraphProto, values: Mapping[str, Array]) -> int | None:
+def _steps(node: NodeProto, body: GraphProto, values: Mapping[str, Array]) -> int | str | None:
     """How often it runs, if that is known: the condition is handed through."""
     limit = values.get(node.input[0]) if node.input[0] else None
     maker = next((n for n in body.node if body.output[0].name in n.output), None)

@@ -34,8 +34,8 @@ def to_double(proto: ModelProto, folder: str = "") -> dict[str, str]:
         if node.op_type in _QUANTISERS:
             raise CompileError(f"node {node.name!r}: {node.op_type} has no double form; explain the model in float32")
     _decompose_norms(proto)
-    for graph in graphs_of(proto):
-        for v in graph.value_info:
+    for depth, graph in enumerate(graphs_of(proto)):
+        for v in (*graph.value_info, *(() if depth == 0 else (*graph.input, *graph.output))):
             if v.type.tensor_type.elem_type in _FLOATS:
                 v.type.tensor_type.elem_type = TensorProto.DOUBLE
         for initializer in graph.initializer:

@@ -32,9 +32,15 @@ def find_outputs(graph: Graph, view: View, name: str | None) -> list[Tensor]:
     return found
 
 
+_WHOLE = frozenset({"GRU", "LSTM", "Loop", "RNN", "Scan"})
+"""Operators whose steps are no tail."""
+
+
 def _before_tail(view: View, t: Tensor) -> Tensor:
     """What stands in front of the tail that ends in ``t``."""
     while True:
+        if t.producer is not None and t.producer.domain == "" and t.producer.op in _WHOLE:
+            return t
         source = _label_source(view, t)
         if source is None:
             node = view(t)

@@ -88,8 +88,9 @@ def _loop(node: Node, graph: Graph, emit: Emitter) -> Form:
     """A Loop as a Scan over its iteration numbers."""
     body, given = _given(node, emit)
     limit, condition = node.input(0), node.input(1)
-    if condition is not None and (condition.value is None or not condition.value.any()):
-        raise OutsideCalculus("whether it runs at all depends on the data")
+    sure = condition is None or condition.value is not None
+    if condition is not None and condition.value is not None and not condition.value.any():
+        raise OutsideCalculus("it never runs")
     initial = _known(node.inputs[2:])
     inputs, outputs = [v.name for v in body.input], [v.name for v in body.output]
     n = len(initial)
@@ -105,10 +106,10 @@ def _loop(node: Node, graph: Graph, emit: Emitter) -> Form:
     if goes_on is not None and not goes_on.any():
         raise OutsideCalculus("it runs once only: take its body out of it")
     known = None if limit is None else limit.value
-    if goes_on is not None and known is not None:
+    if sure and goes_on is not None and known is not None:
         form.steps = int(known.reshape(()))
     count: Tensor | None = None
-    if goes_on is not None and limit is not None:
+    if sure and goes_on is not None and limit is not None:
         count = limit
     elif any(t.name for t in node.outputs[n:]):
         collected = next(t for t in node.outputs[n:] if t.name)
