@@ -43,7 +43,7 @@ def max_pool(
     else:
         window, shape, begin = same_padding(p, X, kernel_shape, strides, dilations, auto_pad)
         ones = mean_of_taps(p, X.pair.ones, X.shape, window, (*X.shape[:-n], *y.shape[-n:]), begin=begin, padded=shape)
-    return Pair(value, ones, X.pair.rank)
+    return Pair(value, ones, _pooled_rank(X, kernel_shape, dilations, y))
 
 
 @rule("AveragePool")
@@ -77,7 +77,18 @@ def average_pool(
     else:
         count = valid_taps(p, X.shape[-n:], window, y.shape[-n:], begin=begin)
     value = p.build.scale(summed, p.emit.op("Reciprocal", count, shape=count.shape))
-    return Pair(value, mean_of_taps(p, o, X.shape, window, y.shape, begin=begin, padded=padded), X.pair.rank)
+    return Pair(
+        value,
+        mean_of_taps(p, o, X.shape, window, y.shape, begin=begin, padded=padded),
+        _pooled_rank(X, kernel_shape, dilations, y),
+    )
+
+
+def _pooled_rank(X: Operand, kernel: list[int], dilations: list[int] | None, y: Operand) -> int:
+    """Windowed pooling keeps a gate's rank; one window over everything is a reduction of the axes, which has rank 0."""
+    n = len(kernel)
+    whole = y.shape[-n:] == (1,) * n and X.shape[-n:] == tuple(kernel) and all(d == 1 for d in dilations or ())
+    return 0 if whole or X.pair is None else X.pair.rank
 
 
 def _padded_taps(p: Calculus, source: Shape, window: Window, out: Shape, ceil_mode: int) -> Tensor:

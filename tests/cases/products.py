@@ -130,6 +130,8 @@ def gates() -> Iterator[Case]:
         "GlobalAveragePool": "g = GlobalAveragePool (s)",
         "MaxPool": "g = MaxPool <kernel_shape=[3], pads=[1, 1]> (s)",
         "AveragePool": "g = AveragePool <kernel_shape=[3], pads=[1, 1]> (s)",
+        "AveragePool-whole": "g = AveragePool <kernel_shape=[3]> (s)",
+        "MaxPool-whole": "g = MaxPool <kernel_shape=[3]> (s)",
         "LayerNormalization": "g = LayerNormalization (s, v3)",
         "LRN": "u = Unsqueeze (s, k1); q = LRN <size=3> (u); g = Squeeze (q, k1)",
         "InstanceNormalization": "g = InstanceNormalization (s, v3, v3)",
