@@ -201,8 +201,6 @@ def forms() -> Iterator[Case]:
 
 def bodies() -> Iterator[Case]:
     """Operators without a rule: their function body."""
-    grid = {"x": (1, 6), "r": ints(1, 2, 3), "z": ints(1, 1, 2, 2)}
-    yield case("body-AffineGrid", "t = Reshape (x, r); y = AffineGrid (t, z)", **grid)
     yield case("body-CenterCropPad", "y = CenterCropPad <axes=[1, 2]> (x, s)", x=(1, 4, 5), s=ints(3, 2))
     yield case("body-Attention", "y = Attention <q_num_heads=2, kv_num_heads=2> (x, x, x)", opset=23, x=(2, 3, 4))
 

@@ -159,3 +159,15 @@ def tensor_scatter(b: Body) -> None:
     if b.attr("mode", "linear") == "circular":
         line = b.op("Mod", line, b.op("Shape", b.operand(0), start=axis, end=axis + 1))
     b.give(0, b.op("ScatterElements", b.operand(0), b.op("Expand", line, size), b.operand(1), axis=axis))
+
+
+@body("AffineGrid", domain="")
+def affine_grid(b: Body) -> None:
+    """The places (x, y, 1), or (x, y, z, 1), of the output times theta transposed."""
+    sizes = [int(n) for n in b.number(1, "size")[2:]]
+    aligned = bool(b.attr("align_corners", 0))
+    lines = [np.linspace(-1, 1, n) if aligned else (2 * np.arange(n) + 1) / n - 1 for n in sizes]
+    axes = np.meshgrid(*lines, indexing="ij")[::-1]  # x is the last axis
+    places = np.stack([*axes, np.ones(sizes)], axis=-1).reshape(-1, len(sizes) + 1).astype(b.dtype)
+    grid = b.op("MatMul", places, b.op("Transpose", b.operand(0), perm=[0, 2, 1]))
+    b.give(0, b.op("Reshape", grid, [-1, *sizes, len(sizes)]))
