@@ -71,7 +71,7 @@ def test_deform_conv(attrs: str, inner: int, offsets: int, size: tuple[int, int]
 @pytest.mark.parametrize("aligned", [0, 1])
 @pytest.mark.parametrize("sizes", [(2, 3, 4, 5), (2, 3, 3, 4, 2)])
 def test_affine_grid(sizes: tuple[int, ...], aligned: int, rules: str) -> None:
-    """The grid is linear in theta: C_w alone sums to the score, by the kernel that ONNX Runtime has."""
+    """The grid is linear in theta: complete against ONNX Runtime's own kernel."""
     n = len(sizes) - 2
     inputs, weights = {"x": draw(2, n, n + 1)}, {"s": np.array(sizes, np.int64)}
     assert residual(f"y = AffineGrid<align_corners={aligned}>(x, s)", inputs, weights, "x", rules) < 1e-5

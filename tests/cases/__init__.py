@@ -1,7 +1,6 @@
 """The table of operator rules: one case per rule and attribute variant.
 
-CASES: all of them. REFUSED: (case, words of the error). OPEN: cases on which compiler and oracle disagree and it is not
-settled who is right, with the reason; they are run and expected to fail.
+CASES: all of them. REFUSED: (case, words of the error).
 """
 
 from .contractions import CASES as CONTRACTIONS
@@ -32,6 +31,5 @@ CASES = [
     *FORMS,
     *OPSETS,
 ]
-OPEN: dict[str, str] = {}
 
-__all__ = ["CASES", "OPEN", "REFUSED"]
+__all__ = ["CASES", "REFUSED"]
