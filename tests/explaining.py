@@ -58,27 +58,33 @@ class Result:
     c_b: list[Array]
 
     def rows(self, a: Array) -> Array:
-        """Sums over everything but the batch axis, in float64."""
-        return a.astype(np.float64).reshape(a.shape[0], -1).sum(axis=1)
+        """Sums over everything but the batch axis and the axis of several targets, in float64."""
+        return a.astype(np.float64).reshape(*a.shape[: self.score.ndim], -1).sum(axis=-1)
 
-    def residual(self) -> float:
-        """The largest |score - sum| of a row, in units of max(1, |score|, sum|C_w*X|, sum|C_b|)."""
-        total = np.zeros(len(self.score))
-        weights, biases = np.zeros(len(self.score)), np.zeros(len(self.score))
+    def sums(self, by_row: bool) -> tuple[Array, Array, Array, Array]:
+        """score, sum(C_w*X) + sum(C_b), sum|C_w*X|, sum|C_b|: of each row, or in total."""
+        total, weights, biases = np.zeros(1), np.zeros(1), np.zeros(1)
+
+        def rows(a: Array) -> Array:
+            return self.rows(a) if by_row else self.rows(a).sum(axis=0)
+
         for x, c_w, c_b in zip(self.x, self.c_w, self.c_b, strict=True):
-            product = c_w.astype(np.float64) * x
-            total += self.rows(product) + self.rows(c_b)
-            weights += self.rows(np.abs(product))
-            biases += self.rows(np.abs(c_b))
-        scale = np.maximum.reduce([np.ones_like(total), np.abs(self.score), weights, biases])
-        return float(np.max(np.abs(self.score - total) / scale))
+            product = c_w.astype(np.float64) * (x if self.score.ndim == 1 else x[:, None])
+            total = total + rows(product) + rows(c_b)
+            weights, biases = weights + rows(np.abs(product)), biases + rows(np.abs(c_b))
+        score = self.score.astype(np.float64)
+        return score if by_row else score.sum(axis=0), total, weights, biases
 
-    def condition(self) -> float:
-        """The condition number: (sum|C_w*X| + sum|C_b|) / max(1, |score|), the worst row's."""
-        size = sum(
-            self.rows(np.abs(c * x)) + self.rows(np.abs(b)) for x, c, b in zip(self.x, self.c_w, self.c_b, strict=True)
-        )
-        return float(np.max(size / np.maximum(1, np.abs(self.score))))
+    def residual(self, by_row: bool = True) -> float:
+        """The largest |score - sum| of a row, in units of max(1, |score|, sum|C_w*X|, sum|C_b|); or that of the total."""
+        score, total, weights, biases = self.sums(by_row)
+        scale = np.maximum.reduce(np.broadcast_arrays(1.0, np.abs(score), weights, biases))
+        return float(np.max(np.abs(score - total) / scale))
+
+    def condition(self, by_row: bool = True) -> float:
+        """The condition number: (sum|C_w*X| + sum|C_b|) / max(1, |score|), the worst row's; or that of the total."""
+        score, _, weights, biases = self.sums(by_row)
+        return float(np.max((weights + biases) / np.maximum(1, np.abs(score))))
 
 
 def explain(model: Model, feeds: Feeds, optimise: bool = True, reference: bool = False) -> Result:

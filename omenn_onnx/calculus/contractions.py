@@ -24,9 +24,10 @@ _CARRIES_SOFTMAX = frozenset(
 
 def softmax_axis(p: Calculus, t: Tensor | None) -> tuple[int, bool] | None:
     """If ``t`` is a softmax, possibly behind operators that only move it: its axis, and whether its rows sum to 1
-    exactly (nothing in between rounds or masks it)."""
+    exactly (nothing in between rounds or masks it). A softmax of constants is a constant like any other, so that
+    folding it away changes nothing."""
     node = None if t is None else p.view(t)
-    if t is None or node is None or t.rank is None:
+    if t is None or node is None or t.rank is None or t not in p.pairs:
         return None
     source = node.input(0)
     if node.op == "Softmax" and node.domain == "":

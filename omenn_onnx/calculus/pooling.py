@@ -6,7 +6,7 @@ import numpy as np
 
 from omenn_onnx.calculus.base import Calculus, Operand, Pair, rule
 from omenn_onnx.calculus.elementwise import at_zero
-from omenn_onnx.calculus.windows import mean_of_taps, same_padding, valid_taps, window_of
+from omenn_onnx.calculus.windows import counted_alike, mean_of_taps, same_padding, valid_taps, window_of
 from omenn_onnx.graph.ir import Node, Shape, Tensor
 from omenn_onnx.linear.program import Var, Window
 
@@ -38,6 +38,7 @@ def max_pool(
     line = p.build.reshape(X.pair.value, (size,))
     value = p.build.reshape(p.build.gather(line, 0, flat, count, within_rows=True), y.shape)
     window = window_of(X, kernel_shape, strides, dilations, pads, auto_pad)
+    counted_alike(X, window, ceil_mode)
     if window is not None:
         ones = mean_of_taps(p, X.pair.ones, X.shape, window, y.shape)
     else:
@@ -67,6 +68,7 @@ def average_pool(
     n = len(kernel_shape)
     v, o = X.pair.value, X.pair.ones
     window = window_of(X, kernel_shape, strides, dilations, pads, auto_pad)
+    counted_alike(X, window, ceil_mode)
     begin, padded = None, None
     if window is None:
         window, padded, begin = same_padding(p, X, kernel_shape, strides, dilations, auto_pad)
@@ -145,6 +147,7 @@ def lp_pool(
     y = p.out(node)
     power = int(node.attrs.get("p", 2))
     window = window_of(X, kernel_shape, strides, dilations, pads, auto_pad)
+    counted_alike(X, window, ceil_mode)
     begin, padded = None, None
     inner, outer = _norm_coefficients(p, X.t, y.t, power)
     v = p.build.scale(X.pair.value, inner)

@@ -43,6 +43,22 @@ def window_of(
     return Window(k, s, tuple(pads), d)
 
 
+def counted_alike(X: Operand, window: Window | None, ceil_mode: int) -> None:
+    """In ceil_mode a last window that would start behind the input and its first padding is dropped by runtimes, but
+    counted by ONNX's shape inference, which the same runtimes believe: with fixed sizes, whatever follows goes wrong."""
+    if window is None or not ceil_mode:
+        return
+    n = len(window.kernel)
+    for i, size in enumerate(X.shape[-n:]):
+        if isinstance(size, int):
+            room = size + window.pads[i] + window.pads[n + i] - window.spans[i]
+            if -(-room // window.strides[i]) * window.strides[i] >= size + window.pads[i]:
+                raise OutsideCalculus(
+                    "its last window starts behind the input (ceil_mode): ONNX's shape inference counts this window and "
+                    "runtimes do not; set ceil_mode to 0 where that is meant, or export with free sizes"
+                )
+
+
 def same_padding(
     p: Calculus,
     X: Operand,

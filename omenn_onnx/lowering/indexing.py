@@ -17,20 +17,14 @@ def gather(low: Lowering, p: lp.Gather, e: Equation) -> Lowered:
     return Lowered(low.emit.op("Gather", x, p.indices, axis=axis, shape=low.dims(tuple(dims))), tuple(dims))
 
 
-def _zeros(low: Lowering, shape: Tensor) -> Tensor:
-    return low.emit.op("Expand", 0.0, shape)
-
-
 @lowers(lp.ScatterAdd)
 def scatter_add(low: Lowering, p: lp.ScatterAdd, e: Equation) -> Lowered:
     x, shape = low.full(e.inputs[0]), e.out.shape
     behind = e.out.rank - 1 - p.axis
-    column = low.emit.op("Reshape", p.indices, [-1, *[1] * behind])
-    full = low.emit.op("Expand", column, low.emit.shape(low.dims(e.inputs[0].shape)))
-    zeros = _zeros(low, low.emit.shape(low.dims(shape)))
-    axis = p.axis - e.out.rank
-    y = low.emit.op("ScatterElements", zeros, full, x, axis=axis, reduction="add", shape=low.dims(shape))
-    return Lowered(y, shape)
+    places = low.emit.op("Reshape", p.indices, [-1, *[1] * behind])
+    if low.lead is not None or e.out.rank > 1:
+        places = low.emit.op("Expand", places, low.emit.shape(low.dims(e.inputs[0].shape)))
+    return Lowered(low.emit.scatter_add(places, x, p.axis - e.out.rank, low.dims(shape)), shape)
 
 
 def _led(low: Lowering, indices: Tensor, e: Equation) -> Tensor:
@@ -49,12 +43,7 @@ def gather_elements(low: Lowering, p: lp.GatherElements, e: Equation) -> Lowered
 @lowers(lp.ScatterElements)
 def scatter_elements(low: Lowering, p: lp.ScatterElements, e: Equation) -> Lowered:
     x, shape = low.full(e.inputs[0]), e.out.shape
-    zeros = _zeros(low, low.emit.shape(low.dims(shape)))
-    axis = p.axis - e.out.rank
-    y = low.emit.op(
-        "ScatterElements", zeros, _led(low, p.indices, e), x, axis=axis, reduction="add", shape=low.dims(shape)
-    )
-    return Lowered(y, shape)
+    return Lowered(low.emit.scatter_add(_led(low, p.indices, e), x, p.axis - e.out.rank, low.dims(shape)), shape)
 
 
 @lowers(lp.CumSum)

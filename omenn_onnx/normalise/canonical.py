@@ -15,7 +15,7 @@ import numpy as np
 from omenn_onnx.calculus.base import OutsideCalculus, knows
 from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.ir import Graph, Node, Tensor
-from omenn_onnx.normalise.branches import linear_branches
+from omenn_onnx.normalise.branches import is_branching, linear_branches
 from omenn_onnx.normalise.decompose import decompose
 from omenn_onnx.normalise.loops import is_loop, linear_loop
 from omenn_onnx.normalise.sequences import READERS, read_sequence
@@ -51,7 +51,7 @@ class Views:
         if node.outputs and all(o.const for o in node.outputs):
             self.nodes.append(node)
             return
-        if (not knows(node) or is_loop(node)) and node.op not in self.opaque:
+        if (not knows(node) or is_loop(node) or is_branching(node)) and node.op not in self.opaque:
             parts = self._parts(node)
             if parts is not None:
                 self.decomposed[node.op] = self.decomposed.get(node.op, 0) + 1
@@ -73,18 +73,22 @@ class Views:
     def _parts(self, node: Node) -> list[Node] | None:
         """The nodes that stand for one without a rule; None, and why in its refusal, if there are none."""
         try:
-            if node.op == "If" and node.domain == "":
-                return linear_branches(node, self.graph, self.emit)
+            if is_branching(node):
+                return linear_branches(node, self.graph, self.emit, self._inside)
             if node.op in READERS and node.domain == "":
                 return read_sequence(node, self, self.emit)
             if is_loop(node):
-                return linear_loop(node, self.graph, self.emit, lambda g, e: Views(g, e, (), self.opaque))
+                return linear_loop(node, self.graph, self.emit, self._inside)
             if node.op == "Range" and node.domain == "" and not any(t is not None and t.is_float for t in node.inputs):
                 return None
             return None if node.captured else decompose(node, self.graph, self.emit)
         except OutsideCalculus as e:
             node.refusal = str(e)
             return None
+
+    def _inside(self, graph: Graph, emit: Emitter) -> Views:
+        """The views of a body."""
+        return Views(graph, emit, (), self.opaque)
 
     def _recognise(self, node: Node) -> list[Node] | None:
         if node.domain != "" or node.op not in _FORMS or len(node.outputs) != 1:
@@ -324,7 +328,9 @@ def padded_conv(v: Views, node: Node) -> list[Node] | None:
     return v.whole(node, "Conv", pad.inputs[0], *node.inputs[1:], **{**attrs, "pads": pads})
 
 
-_BEHIND_SOFTMAX = ("Softmax", "Cast", "CastLike", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear")
+_BEHIND_SOFTMAX = tuple(
+    "Softmax Cast CastLike Identity Dropout QuantizeLinear DequantizeLinear Transpose Squeeze Unsqueeze Reshape".split()
+)
 
 
 def nan_guard(v: Views, node: Node) -> list[Node] | None:

@@ -1,0 +1,1 @@
+"""The zoo: networks of all kinds, by all exporters, compiled and held to the bars."""

@@ -1,0 +1,163 @@
+"""The zoo: `python tools/zoo FOLDER [--only WORD...] [--quick] [--build] [--jobs N]`.
+
+Builds the networks of tools/zoo/*_networks.py into FOLDER (what lies there is not built again), compiles each in both
+rule sets, and checks: completeness, with the runtime's optimisation on and off; C_w and C_b against the dense oracle
+of the tests; the model's own outputs; in tangent the framework's gradient; the maps of twins (other exporters, opsets,
+optimised or fused copies). Prints a table, writes FOLDER/zoo.json. The exit status is 1 where a bar is missed.
+
+TensorFlow and JAX want environments of their own: `--build --only keras` there, with the same FOLDER, builds what this
+environment then checks. Networks that are not built and cannot be built here are listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tqdm import tqdm  # noqa: E402
+from zoo.catalogue import networks  # noqa: E402
+from zoo.entry import Network  # noqa: E402
+
+RULES = ("secant", "tangent")
+LIMIT_S = 900
+Row = dict[str, Any]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="networks whose name, kind or exporter has the word")
+    parser.add_argument("--quick", action="store_true", help="the part that the tests run")
+    parser.add_argument("--build", action="store_true", help="build, and check nothing")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.one:
+        return one(options.one, options.folder, options.build)
+    chosen = [n for n in networks() if selected(n, options)]
+    absent = {n.name: n.missing() for n in chosen if not n.sample(options.folder).exists() and n.missing()}
+    rows, errors = run_all([n for n in chosen if n.name not in absent], options)
+    for name, packages in absent.items():
+        print(f"not built: {name} (needs {', '.join(packages)})")
+    if not options.build:
+        twins(chosen, options.folder, rows)
+        show(chosen, rows)
+        (options.folder / "zoo.json").write_text(json.dumps(rows, indent=1))
+    for name, error in errors.items():
+        print(f"FAILED {name}: {error}")
+    failed = [r for r in rows if r["failed"]]
+    for r in failed:
+        print(f"FAILED {r['network']} {r['rules']}: {'; '.join(r['failed'])}")
+    done = len({r["network"] for r in rows})
+    print(f"{len(chosen)} networks, {done} checked, {len(absent)} not built, {len(failed) + len(errors)} failures")
+    return 1 if failed or errors or not chosen else 0
+
+
+def selected(network: Network, options: argparse.Namespace) -> bool:
+    text = f"{network.name} {network.kind} {network.exporter}"
+    return (not options.quick or network.quick) and (not options.only or any(w in text for w in options.only))
+
+
+def one(name: str, folder: Path, build_only: bool) -> int:
+    """A process of its own: build a network where it is not built, and examine it."""
+    network = next(n for n in networks() if n.name == name)
+    if not network.sample(folder).exists():
+        network.make(folder)
+    if not build_only:
+        from zoo.examine import examine, to_json
+
+        rows = [to_json(examine(network, folder, rules)) for rules in RULES]
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+    return 0
+
+
+def run_all(chosen: list[Network], options: argparse.Namespace) -> tuple[list[Row], dict[str, str]]:
+    """Every network in a process of its own. What was found, and what ended a process."""
+    rows: list[Row] = []
+    errors: dict[str, str] = {}
+
+    def work(network: Network) -> str:
+        command = [sys.executable, str(Path(__file__).parent), str(options.folder), "--one", network.name]
+        threads = {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "false"}
+        (options.folder / f"{network.name}.json").unlink(missing_ok=True)
+        try:
+            found = subprocess.run(
+                [*command, *(["--build"] if options.build else [])],
+                capture_output=True, text=True, timeout=LIMIT_S, env={**os.environ, **threads}, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"took more than {LIMIT_S} s"
+        said = found.stderr.strip().splitlines()
+        return "" if found.returncode == 0 else f"exit status {found.returncode}: {said[-1] if said else ''}"[:500]
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        jobs = {pool.submit(work, n): n for n in chosen}
+        with tqdm(as_completed(jobs), total=len(jobs), disable=not sys.stderr.isatty()) as bar:
+            for number, job in enumerate(bar, start=1):
+                network, error = jobs[job], job.result()
+                if error:
+                    errors[network.name] = error
+                elif not options.build:
+                    rows += json.loads((options.folder / f"{network.name}.json").read_text())
+                if bar.disable:
+                    print(f"{number}/{len(jobs)} {network.name} {error}".rstrip(), file=sys.stderr, flush=True)
+    order = {n.name: i for i, n in enumerate(chosen)}
+    rows.sort(key=lambda r: (order[r["network"]], RULES.index(r["rules"])))
+    return rows, errors
+
+
+def twins(chosen: list[Network], folder: Path, rows: list[Row]) -> None:
+    """Compare the maps of twins."""
+    from zoo.examine import Finding, compare_with_twin, to_json
+
+    by_name = {n.name: n for n in chosen}
+    for i, row in enumerate(rows):
+        network = by_name[row["network"]]
+        if network.twin and not row["failed"]:
+            finding = Finding(**row)
+            compare_with_twin(network, folder, finding)
+            rows[i] = to_json(finding)
+
+
+def show(chosen: list[Network], rows: list[Row]) -> None:
+    """The table, and the accepted differences with their sizes."""
+    by_name = {n.name: n for n in chosen}
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.0e}"
+
+    head = ["network", "kind", "exporter", "rules", "nodes", "compile", "residual", "k", "outputs", "C_w", "C_b",
+            "gradient", "twin C_w", "twin C_b"]  # fmt: skip
+    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    for r in rows:
+        n = by_name[r["network"]]
+        cells = [n.name, n.kind, n.exporter, r["rules"], str(r["nodes"]), f"{r['seconds']:.2f} s"]
+        cells += [number(r["residual"]), f"{r['condition']:.0f}", number(r["outputs"])]
+        cells += [number(r[k]) for k in ("oracle_w", "oracle_b", "gradient", "twin_w", "twin_b")]
+        print("| " + " | ".join(cells) + " |")
+    accepted = [
+        (r, part, n.accepted.get(part) or n.accepted[f"{part} {r['rules']}"])
+        for r in rows
+        for n in [by_name[r["network"]]]
+        for part in ("C_w", "C_b")
+        if part in n.accepted or f"{part} {r['rules']}" in n.accepted
+    ]
+    if accepted:
+        print("\n| accepted difference | rules | from | map | size | why |\n|---|---|---|---|---|---|")
+    for r, part, (_, why) in accepted:
+        twin = by_name[r["network"]].twin
+        print(f"| {r['network']} | {r['rules']} | {twin} | {part} | {number(r[f'twin_{part[-1]}'])} | {why} |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""Compile a network of the zoo, run it, and hold it to the bars, in both rule sets, runtime optimisation on and off."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+import omenn_onnx
+from zoo.entry import Array, Network, Sample
+
+TESTS = str(Path(__file__).resolve().parents[2] / "tests")
+if TESTS not in sys.path:
+    sys.path.insert(0, TESTS)
+
+import explaining  # noqa: E402
+import oracle  # noqa: E402
+
+RULES = ("secant", "tangent")
+MAPS, GRADIENT, OUTPUTS, TWIN = 1e-3, 1e-3, 1e-5, 1e-4
+"""Bars: maps against the oracle and the framework's gradient, outputs against the original's, maps against a twin's."""
+
+
+@dataclass
+class Finding:
+    """What was measured of a network in one rule set. Distances are relative to the largest entry."""
+
+    network: str
+    rules: str
+    nodes: int = 0
+    seconds: float = 0.0
+    residual: float = 0.0
+    condition: float = 0.0
+    outputs: float = 0.0
+    oracle_w: float | None = None
+    oracle_b: float | None = None
+    gradient: float | None = None
+    twin_w: float | None = None
+    twin_b: float | None = None
+    note: str = ""
+    failed: list[str] = field(default_factory=list)
+
+    def hold(self, what: str, value: float, bar: float) -> None:
+        """A value above its bar (or not a number) is a failure."""
+        if not value <= bar:
+            self.failed.append(f"{what} {value:.1e} > {bar:.0e}")
+
+
+def maps_file(folder: Path, network: str, rules: str) -> Path:
+    return folder / f"{network}.{rules}.maps.npz"
+
+
+def examine(network: Network, folder: Path, rules: str) -> Finding:
+    """Every check but the comparison with a twin. The maps are left in the folder."""
+    finding = Finding(network.name, rules)
+    refusal = network.refused.get(rules, "")
+    try:
+        _examine(network, folder, rules, finding)
+        if refusal:
+            finding.failed.append(f"compiled, where {refusal!r} should be refused")
+    except omenn_onnx.OmennError as e:
+        said = " ".join(str(e).split())
+        if refusal and refusal in said:
+            finding.note = f"refused: {refusal}"
+        else:
+            finding.failed.append(f"{type(e).__name__}: {said[:400]}")
+    except Exception as e:
+        finding.failed.append(f"{type(e).__name__}: {' '.join(str(e).split())[:400]}")
+    return finding
+
+
+def _examine(network: Network, folder: Path, rules: str, finding: Finding) -> None:
+    path, sample = network.model(folder), Sample.load(network.sample(folder))
+    start = time.perf_counter()
+    program = omenn_onnx.compile(path, rules=rules, **network.options)
+    finding.seconds = time.perf_counter() - start
+    finding.nodes = len(onnx.load(path, load_external_data=False).graph.node)
+    meta = {p.key: p.value for p in program.metadata_props}
+    feeds = {k: v for k, v in sample.feeds.items() if k not in _added(meta)}
+    original: dict[bool, dict[str, Any]] = {o: explaining.run(path, feeds, o) for o in (True, False)}
+    spread = {n: _gap(original[True][n], original[False][n]) for n in original[True]} if network.quantised else {}
+    for optimise in (True, False):
+        result = explaining.explain(program, sample.feeds, optimise)
+        for a in (*result.c_w, *result.c_b, result.score):
+            if not np.isfinite(a).all():
+                finding.failed.append("not finite")
+        by_row = json.loads(meta["omenn.rows"])
+        finding.residual = max(finding.residual, result.residual(by_row))
+        finding.condition = max(finding.condition, result.condition(by_row))
+        for name, want in original[optimise].items():
+            gap = _gap(result.outputs[name], want)
+            finding.outputs = max(finding.outputs, gap)
+            finding.hold(f"output {name}", gap, max(OUTPUTS, spread.get(name, 0.0)))
+        if optimise:
+            _compare(network, rules, result, sample, finding)
+            parts = {f"C_w/{i}": a for i, a in enumerate(result.c_w)} | {f"C_b/{i}": a for i, a in enumerate(result.c_b)}
+            np.savez(maps_file(folder, network.name, rules), target=result.target, **parts)
+    finding.hold("residual", finding.residual, network.bar)
+    for name, want in sample.outputs.items():
+        finding.hold(f"{name} against the framework", _gap(original[True][name], want), max(1e-3, network.bar))
+    if not network.oracle:
+        z = _intermediate(program, sample.feeds, meta["omenn.output"])
+        _ask_oracle(network, path, feeds, z.shape, rules, finding)
+
+
+def _compare(network: Network, rules: str, result: explaining.Result, sample: Sample, finding: Finding) -> None:
+    """tangent: C_w is the framework's gradient."""
+    if rules != "tangent" or not sample.gradients:
+        return
+    several = result.score.ndim == 2
+    found = [c.sum(axis=1) if several else c for c in result.c_w]
+    finding.gradient = max(explaining.distance(a, b) for a, b in zip(found, sample.gradients, strict=True))
+    finding.hold("gradient", finding.gradient, max(GRADIENT, 10 * network.bar))
+
+
+def _ask_oracle(
+    network: Network, path: Path, feeds: Mapping[str, Array], z_shape: tuple[int, ...], rules: str, finding: Finding
+) -> None:
+    """C_w and C_b of a random seed, against the dense oracle on the same model."""
+    options = {k: v for k, v in network.options.items() if k != "target"}
+    program = omenn_onnx.compile(path, rules=rules, target="seed", prefix="omenn_", **options)
+    meta = {p.key: p.value for p in program.metadata_props}
+    inputs, output = json.loads(meta["omenn.inputs"]), meta["omenn.output"]
+    model = onnx.load(path)
+    axes = {i["name"]: i["channel_axis"] for i in inputs}
+    seed = np.random.default_rng(7).normal(size=z_shape).astype(np.float32)
+    found = explaining.run(program, {**feeds, "omenn_seed": seed})
+    try:
+        expected = oracle.explain(model, dict(feeds), list(axes), output, seed, rules, axes)
+    except oracle.NotInOracle as e:
+        finding.note = f"oracle: {e}"[:120]
+        return
+    finding.oracle_w = max(explaining.distance(found[i["C_w"]], expected.C_w[i["name"]]) for i in inputs)
+    finding.oracle_b = max(explaining.distance(found[i["C_b"]], expected.C_b[i["name"]]) for i in inputs)
+    bar = max(MAPS, 10 * network.bar if network.bar > 1e-5 else 0)
+    finding.hold("C_w against the oracle", finding.oracle_w, bar)
+    finding.hold("C_b against the oracle", finding.oracle_b, bar)
+
+
+def _added(meta: Mapping[str, str]) -> set[str]:
+    """Inputs that compiling added: a target or a seed."""
+    names = json.loads(meta["omenn.names"])
+    return {names[k] for k in ("target_input", "seed_input") if names[k]}
+
+
+def _intermediate(program: onnx.ModelProto, feeds: Mapping[str, Array], name: str) -> Array:
+    """A tensor inside a model: the explained tensor Z, whose shape the seed has."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(program)
+    if name not in [o.name for o in probe.graph.output]:
+        probe.graph.output.append(onnx.ValueInfoProto(name=name))
+    return explaining.run(probe, feeds)[name]
+
+
+def compare_with_twin(network: Network, folder: Path, finding: Finding) -> None:
+    """C_w and C_b as the twin's, but for the differences that semantics.md accepts."""
+    files = [maps_file(folder, n, finding.rules) for n in (network.name, network.twin)]
+    if not all(f.exists() for f in files):
+        finding.note = finding.note or f"no maps of {network.twin}"
+        return
+    with np.load(files[0]) as own, np.load(files[1]) as other:
+        if not np.array_equal(own["target"], other["target"]):
+            finding.failed.append(f"another target than {network.twin}")
+            return
+        for part in ("C_w", "C_b"):
+            pairs = [(own[k], other[k]) for k in own.files if k.startswith(part)]
+            turned = [(a.transpose(network.layout) if network.layout else a, b) for a, b in pairs]
+            gap = max(explaining.distance(a, b) if a.shape == b.shape else np.inf for a, b in turned)
+            limit, _ = network.accepted.get(part) or network.accepted.get(f"{part} {finding.rules}") or (TWIN, "")
+            setattr(finding, f"twin_{part[-1]}", gap)
+            finding.hold(f"{part} against {network.twin}", gap, limit)
+
+
+def _gap(found: Any, want: Any) -> float:
+    """The largest difference relative to the largest entry; what is not a float array must be equal."""
+    if isinstance(want, list | dict):
+        return 0.0 if str(found) == str(want) else float("inf")
+    a, b = np.asarray(found), np.asarray(want)
+    if a.shape != b.shape:
+        return float("inf")
+    if a.dtype.kind in "fV" and b.dtype.kind in "fV":
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        same = np.isfinite(b)
+        if not np.array_equal(a[~same], b[~same], equal_nan=True):
+            return float("inf")
+        return explaining.distance(a[same], b[same]) if same.any() else 0.0
+    return 0.0 if np.array_equal(a, b) else float("inf")
+
+
+def to_json(finding: Finding) -> dict[str, Any]:
+    return asdict(finding)
