@@ -76,7 +76,7 @@ class Result:
         return score if by_row else score.sum(axis=0), total, weights, biases
 
     def residual(self, by_row: bool = True) -> float:
-        """The largest |score - sum| of a row, in units of max(1, |score|, sum|C_w*X|, sum|C_b|); or that of the total."""
+        """|score - sum| in units of max(1, |score|, sum|C_w*X|, sum|C_b|): of the worst row, or of the total."""
         score, total, weights, biases = self.sums(by_row)
         scale = np.maximum.reduce(np.broadcast_arrays(1.0, np.abs(score), weights, biases))
         return float(np.max(np.abs(score - total) / scale))

@@ -44,8 +44,8 @@ def window_of(
 
 
 def counted_alike(X: Operand, window: Window | None, ceil_mode: int) -> None:
-    """In ceil_mode a last window that would start behind the input and its first padding is dropped by runtimes, but
-    counted by ONNX's shape inference, which the same runtimes believe: with fixed sizes, whatever follows goes wrong."""
+    """In ceil_mode a last window that would start behind the input and its first padding is dropped by runtimes but
+    counted by ONNX's shape inference, which they believe: with fixed sizes, whatever follows goes wrong."""
     if window is None or not ceil_mode:
         return
     n = len(window.kernel)
@@ -54,8 +54,8 @@ def counted_alike(X: Operand, window: Window | None, ceil_mode: int) -> None:
             room = size + window.pads[i] + window.pads[n + i] - window.spans[i]
             if -(-room // window.strides[i]) * window.strides[i] >= size + window.pads[i]:
                 raise OutsideCalculus(
-                    "its last window starts behind the input (ceil_mode): ONNX's shape inference counts this window and "
-                    "runtimes do not; set ceil_mode to 0 where that is meant, or export with free sizes"
+                    "its last window starts behind the input (ceil_mode): ONNX's shape inference counts this window "
+                    "and runtimes do not; set ceil_mode to 0 where that is meant, or export with free sizes"
                 )
 
 

@@ -37,13 +37,15 @@ def recurrent(b: Body) -> None:
     direction = str(b.attr("direction", "forward"))
     sequences, finals = [], []
     for d in range(2 if direction == "bidirectional" else 1):
-        cell = CELLS[b.node.op](b, d)
         backwards = direction == "reverse" or d == 1
+        turned = backwards and _ragged(b, steps)
+        cell = CELLS[b.node.op](b, d, turned)
         short = isinstance(steps, int) and steps <= UNROLLED
-        run = _unrolled(b, cell, int(steps), backwards) if short else _scanned(b, cell, steps, backwards)
+        walk = _unrolled if short else _scanned
+        y, last = walk(b, cell, steps, backwards and not turned)
         if b.wants(0):
-            sequences.append(b.op("Unsqueeze", run[0], [1]))
-        finals.append([_final(b, cell, k, s) for k, s in enumerate(run[1])])
+            sequences.append(b.op("Unsqueeze", _turned(b, y) if turned else y, [1]))
+        finals.append([_final(b, cell, k, s) for k, s in enumerate(last)])
     if b.wants(0):
         y = sequences[0] if len(sequences) == 1 else b.op("Concat", *sequences, axis=1)
         b.give(0, b.op("Transpose", y, perm=[2, 0, 1, 3]) if first else y)
@@ -53,8 +55,16 @@ def recurrent(b: Body) -> None:
             b.give(k + 1, rows[0] if len(rows) == 1 else b.op("Concat", *rows, axis=1 if first else 0))
 
 
-def _unrolled(b: Body, cell: Cell, steps: int, backwards: bool) -> tuple[str, list[str]]:
+def _turned(b: Body, sequence: str) -> str:
+    """Each row of [T, B, ...] reversed within its length: so a row's padding comes last in both directions, and a state
+    that is absent or constant meets the row's first step as such."""
+    lengths = b.op("Max", b.op("Cast", b.operand(4), to=7), np.ones(1, np.int64))
+    return b.op("ReverseSequence", sequence, lengths, time_axis=0, batch_axis=1)
+
+
+def _unrolled(b: Body, cell: Cell, steps: Dim, backwards: bool) -> tuple[str, list[str]]:
     """Y [T, B, H] and the final states, step by step."""
+    assert isinstance(steps, int)
     streams = [_steps(b, s, steps) for s in cell.streams]
     masks = [b.op("Less", np.asarray(t, np.int64), _lengths(b)) if _ragged(b, steps) else None for t in range(steps)]
     state: State = list(cell.initial)
@@ -155,7 +165,7 @@ class Cell(ABC):
     """Which operands are the initial states."""
     activations: tuple[str, ...]
 
-    def __init__(self, b: Body, d: int) -> None:
+    def __init__(self, b: Body, d: int, turned: bool) -> None:
         self.hidden = self._hidden(b)
         self.d = d
         self.both = b.attr("direction", "forward") in ("bidirectional",)
@@ -170,6 +180,7 @@ class Cell(ABC):
         self._bias = None if bias is None or dead else self._mine(b, bias, 0)
         x = b.operand(0)
         self._x = b.op("Transpose", x, perm=[1, 0, 2]) if self._rows_first else str(x)
+        self._x = _turned(b, self._x) if turned else self._x
         self.streams: list[str] = []
         self.first: tuple[str, Body] | None = None
         self._hoisted: dict[str, str] = {}
