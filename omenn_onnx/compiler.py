@@ -34,8 +34,11 @@ class Names:
     prefix: str
     taken: set[str]
 
-    def __call__(self, name: str) -> str:
+    def __call__(self, name: str, other: str = "") -> str:
+        """``name``, or ``other`` if that is taken."""
         full = self.prefix + name
+        if other and full in self.taken:
+            full = self.prefix + other
         if full in self.taken:
             raise CompileError(f"the model already has a tensor {full!r}: compile with --prefix, e.g. --prefix omenn_")
         self.taken.add(full)
@@ -119,7 +122,7 @@ def compile_loaded(
         suffix = f".{lin.name(t)}" if several else ""
         own_input = t in lin.graph.inputs
         w, b = public(f"C_w{suffix}"), public(f"C_b{suffix}")
-        x = t.name if own_input else public(f"X{suffix}")
+        x = t.name if own_input else public(f"X{suffix}", f"X.{lin.name(t)}")
         outputs += [(c_w, w), (c_b, b)]
         carried += [] if own_input else [(t, x)]
         entry = {"name": lin.name(t), "x": x, "graph_input": own_input, "C_w": w, "C_b": b}
@@ -135,7 +138,7 @@ def compile_loaded(
     nodes = live_nodes(emit.nodes, [t for t, _ in outputs])
     proto = lin.proto
     before = len(proto.graph.node)
-    own = [o.name for o in proto.graph.output]
+    own = list(dict.fromkeys(o.name for o in proto.graph.output))  # (one may stand twice)
     append_nodes(proto, nodes, [seeded.new_input] if seeded.new_input is not None else [], outputs)
     meta = {
         "format": "1",
@@ -143,6 +146,7 @@ def compile_loaded(
         "onnx": onnx.__version__,
         "rules": rules,
         "dtype": emit.dtype.name,
+        "precision": precision(lin),
         "output": lin.name(z),
         "output_shape": json.dumps(list(z.shape or ())),
         "outputs": json.dumps(own),
@@ -209,6 +213,21 @@ def opaque_share(lin: Linearised, seeded: Seeded) -> Tensor:
             emit.op("ReduceSum", c_b, axes, keepdims=0, shape=(seeded.lead,) if seeded.lead is not None else ())
         )
     return sums[0] if len(sums) == 1 else emit.op("Sum", *sums, shape=sums[0].shape)
+
+
+_COARSE_FIRST = ("bfloat16", "float16", "float32", "float64")
+
+
+def precision(lin: Linearised) -> str:
+    """The coarsest float type of the explanation and of the tensors between X and Z: what they round stays in the
+    residual."""
+    names = {lin.emit.dtype.name}
+    for t, pair in lin.calculus.pairs.items():
+        if pair.value in lin.reached and t not in lin.sources and t.dtype is not None:
+            names.add(t.dtype.name)
+        if t is lin.output:
+            break
+    return next(name for name in _COARSE_FIRST if name in names)
 
 
 def rows_are_independent(lin: Linearised) -> bool:

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import inliner
 
 from omenn_onnx.calculus import Calculus
 from omenn_onnx.errors import CompileError, NameNotFound, NoPath
 from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.files import LoadedModel
 from omenn_onnx.graph.ir import Graph, Shape, Tensor
+from omenn_onnx.graph.lift import lift_weights
 from omenn_onnx.graph.read import read_graph
 from omenn_onnx.graph.skeleton import skeleton
+from omenn_onnx.graph.standins import put_stand_ins
 from omenn_onnx.graph.walk import graphs_of
 from omenn_onnx.graph.write import append_nodes, live_nodes
 from omenn_onnx.linear.program import Equation, Var
@@ -27,7 +28,13 @@ from omenn_onnx.normalise.canonical import Views
 from omenn_onnx.normalise.double import to_double
 from omenn_onnx.normalise.embeddings import open_embeddings
 from omenn_onnx.normalise.explained import channel_axes, find_inputs, find_outputs
+from omenn_onnx.normalise.features import cast_features
+from omenn_onnx.normalise.functions import inline_functions
+from omenn_onnx.normalise.integers import open_integers
+from omenn_onnx.normalise.lists import open_lists
+from omenn_onnx.normalise.room import make_room
 from omenn_onnx.normalise.upgrade import upgrade
+from omenn_onnx.normalise.vectors import raise_vectors
 
 CORE_OPSET = 20
 RULES = ("secant", "tangent")
@@ -71,17 +78,19 @@ def linearise(
     if rules not in RULES:
         raise CompileError(f"rules {rules!r}: give secant or tangent")
     proto = core_model(loaded)
-    doubles = to_double(proto, str(loaded.folder or "")) if dtype == "float64" else {}
+    moved = make_room(proto, prefix)
+    doubles = moved | (to_double(proto, str(loaded.folder or "")) if dtype == "float64" else {})
     graph = read_graph(proto, str(loaded.folder or ""))
     for op in opaque:
         if all(op != n.op for n in graph.nodes):
             raise NameNotFound("operator", op, (n.op for n in graph.nodes))
     emit = Emitter(graph, explanation_type(graph, dtype), _free_prefix(proto, f"{prefix}omenn"))
     sources = find_inputs(graph, [doubles.get(n, n) for n in inputs])
+    emit.signs.unbounded.update(t for t in graph.inputs if t not in sources)
     views = Views(graph, emit, sources, opaque)
     calculus = Calculus(graph, emit, rules == "tangent", frozenset(opaque), views)
     candidates = find_outputs(graph, views, output if output is None else doubles.get(output, output))
-    public = {twin: name for name, twin in doubles.items()}
+    public = {twin: name for name, twin in doubles.items() if name not in moved}
     axes = channel_axes(views.nodes, sources, {doubles.get(n, n): a for n, a in (axis or {}).items()})
     variables: dict[Tensor, tuple[Var, Var]] = {}
     for t in sources:
@@ -105,14 +114,18 @@ def linearise(
 
 def core_model(loaded: LoadedModel) -> onnx.ModelProto:
     """A copy of the model with functions inlined, at the core opset or its own if that is newer, and without what ONNX
-    Runtime's optimiser does to layouts and embeddings."""
+    Runtime's optimiser does to layouts and embeddings; integers that quantised operators read, as real numbers."""
     proto = onnx.ModelProto()
     proto.CopyFrom(loaded.proto)
-    if proto.functions:
-        proto = inliner.inline_local_functions(proto)
+    proto = inline_functions(proto)
+    lift_weights(proto)
     upgrade(proto, CORE_OPSET)
+    open_lists(proto)
+    raise_vectors(proto)
+    cast_features(proto)
     unblock(proto, str(loaded.folder or ""))
     open_embeddings(proto)
+    open_integers(proto)
     return proto
 
 
@@ -123,7 +136,7 @@ def explanation_type(graph: Graph, dtype: str) -> np.dtype[Any]:
     if dtype != "model":
         raise CompileError(f"dtype {dtype!r}: give float32, model or float64")
     for t in (*graph.inputs, *graph.tensors.values()):
-        if t.is_float and t.dtype is not None:
+        if t.is_float and t.dtype is not None and t.dtype.itemsize > 1:
             return t.dtype
     return np.dtype(np.float32)
 
@@ -131,7 +144,9 @@ def explanation_type(graph: Graph, dtype: str) -> np.dtype[Any]:
 def misfit(proto: onnx.ModelProto) -> CompileError | None:
     """What strict shape inference finds wrong with a model: the cause, where sizes do not fit, of what follows."""
     try:
-        onnx.shape_inference.infer_shapes(skeleton(proto), strict_mode=True, data_prop=True)
+        bare = skeleton(proto)
+        put_stand_ins(bare)
+        onnx.shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as e:
         found = [line for line in str(e).splitlines() if "instead is null" not in line]  # (not known is no misfit)
         if found:

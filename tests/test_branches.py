@@ -1,4 +1,4 @@
-"""If: the branch that is taken, inlined; both branches where that is known only at run time; nested; refused."""
+"""If: the branch that is taken, inlined; chosen by an If of the explanation's own where only the run tells; nested."""
 
 from __future__ import annotations
 
@@ -177,31 +177,76 @@ def test_an_inner_branch_gives_a_coefficient() -> None:
             assert_same_outputs(result, made, feeds, True)
 
 
-REFUSALS = {
-    "other shapes": (graph("t", "z = MatMul(x, W)"), graph("e", "z = Identity(x)"), "its branches give other shapes"),
+CHOICES = {
+    "other shapes": ("z = MatMul(x, W)", "z = Identity(x)"),
     "places": (
-        graph("t", "h = MatMul(x, W); s = Shape(x); m = ArgMax<axis=0, keepdims=0>(x); g = Gather<axis=0>(h, m); "
-                   "t = ReduceSum(g); z = Add(h, t)"),
-        graph("e", "z = MatMul(x, W)"),
-        "Gather reads places that are computed",
+        "h = MatMul(x, W); m = ArgMax<axis=0, keepdims=0>(x); g = Gather(h, m); t = ReduceSum(g); z = Add(h, t)",
+        "z = MatMul(x, W)",
     ),
-    "sizes": (
-        graph("t", "h = MatMul(x, W); n = NonZero(x); c = Cast<to=1>(n); t = ReduceMax(c); z = Add(h, t)"),
-        graph("e", "z = MatMul(x, W)"),
-        "a size in its NonZero is not known",
-    ),
-}  # fmt: skip
+    "sizes": ("h = MatMul(x, W); n = NonZero(x); f = Cast<to=1>(n); t = ReduceMax(f); z = Add(h, t)", ELSE),
+    "not finite": ("l = Log(x); r = Sqrt(l); h = MatMul(r, W); z = Softmax(h)", ELSE),
+    "fails": ("h = MatMul(x, W); s = Reshape(h, bad); z = Tanh(s)", ELSE),
+    "layers": ("h = MatMul(x, W); g = Sigmoid(h); z = Mul(h, g)", "z = LayerNormalization(x, d)"),
+}
+"""Branches whose shapes differ, and which fail or are not finite where they are not taken."""
 
 
-@pytest.mark.parametrize("kind", REFUSALS)
-def test_refused_at_run_time(kind: str) -> None:
-    """Where the branch that is not taken could fail, or the shapes differ: an error that says what to do. The same with
-    a known condition compiles."""
-    then, other, why = REFUSALS[kind]
-    with pytest.raises(UnsupportedOperators, match=rf"choice.*{why}.*known at compile time"):
-        omenn_onnx.compile(model([if_node("flag", then, other)], more=[FLAG]))
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("kind", CHOICES)
+def test_only_the_branch_that_is_taken_is_run(kind: str, rules: str) -> None:
+    """Its maps are those of the branch by itself, whatever the other one is."""
+    then, other = CHOICES[kind]
+    weights = {"bad": np.array([7, 3], np.int64), "d": np.array([1.0, 0.5, 2.0, -1.0], np.float32)}
+    nodes = [if_node("flag", graph("t", then), graph("e", other), "v"), parser.parse_node("y = Sigmoid(v)")]
+    made = model(nodes, weights, [FLAG], output=["N", "M"])
+    program = compiled(made, rules=rules, output="v")
     for taken in (True, False):
-        made = model([if_node("flag", then, other)], {"flag": flag(taken)}, output=["N", "M"])
-        result = explain(compiled(made, output="y"), {"x": X})
-        total = sum(float(a.sum()) for a in (result.c_w[0] * X, result.c_b[0]))
-        assert abs(total - result.score.sum()) < 1e-4  # (rows of one of them interact)
+        if taken and kind in ("fails", "not finite"):
+            continue
+        plain = [parser.parse_node(t) for t in (then if taken else other).split("; ")]
+        plain.append(parser.parse_node("y = Sigmoid(z)"))
+        twin = compiled(model(plain, weights, output=["N", "M"]), rules=rules, output="z")
+        for optimise in (True, False):
+            feeds = {"x": X, "flag": flag(taken)}
+            result = explain(program, feeds, optimise)
+            assert_same_outputs(result, made, feeds, optimise)
+            same(result, explain(twin, {"x": X}))
+
+
+def test_several_targets_and_double() -> None:
+    """A branch with the axis of the targets, and in the audit mode."""
+    made = model([choice()], more=[FLAG])
+    for taken in (True, False):
+        feeds = {"x": X, "flag": flag(taken)}
+        single = explain(compiled(made, output="y"), feeds)
+        several = explain(compiled(made, output="y", target="top:2"), feeds)
+        assert_close(several.c_w[0][:, 0], single.c_w[0], 1e-6, "C_w")
+        assert_close(several.c_b[0][:, 0], single.c_b[0], 1e-6, "C_b")
+        assert_complete(explain(compiled(made, output="y", dtype="float64"), feeds), 1e-12)
+
+
+def test_condition_that_depends_on_the_input() -> None:
+    """The branch that the input takes; rows stay apart, but for the condition."""
+    nodes = [parser.parse_node(t) for t in ("t = ReduceSum<keepdims=0>(x)", "flag = Greater(t, zero)")]
+    program = compiled(model([*nodes, choice()], {"zero": np.array(0, np.float32)}), output="y")
+    for x in (X, -X):
+        found = explain(program, {"x": x})
+        assert_complete(found)
+        same(found, explain(compiled(plain(bool(x.sum() > 0)), output="y"), {"x": x}))
+
+
+def test_refused_in_a_branch() -> None:
+    """What has no linear form in one of the branches is named, from both branches at once."""
+    branches = graph("t", "d = Det(x); z = Add(x, d)"), graph("e", "p = Softmax(x); z = Mod<fmod=1>(x, p)")
+    made = model([if_node("flag", *branches)], more=[FLAG], output=["N", "M"])
+    with pytest.raises(UnsupportedOperators, match=r"2 node\(s\).*Det.*Mod"):
+        omenn_onnx.compile(made, output="y")
+
+
+def test_refused_ranks() -> None:
+    """Outputs of different ranks: an error that says what to do."""
+    made = model([if_node("flag", graph("t", "z = MatMul(x, W)"), graph("e", "z = ReduceSum(x, one)"), "v"),
+                  parser.parse_node("y = Relu(v)")], {"one": np.array([1], np.int64)}, [FLAG])  # fmt: skip
+    made.graph.node[0].attribute[1].g.node[0].attribute.append(helper.make_attribute("keepdims", 0))
+    with pytest.raises(UnsupportedOperators, match=r"choice.*different ranks.*known at compile time"):
+        omenn_onnx.compile(made, output="y")

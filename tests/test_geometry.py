@@ -122,7 +122,7 @@ def test_sequences(kind: str, rules: str) -> None:
     ("node", "why"),
     [
         ("y = Det(x)", "a determinant is a polynomial"),
-        ("y = Mod<fmod=1>(x, x)", "a remainder is periodic"),
+        ("y = Mod<fmod=1>(x, x)", "its divisor depends"),
         ('y = RoiAlign<mode="max">(x, boxes, rows)', "maximum of its mode"),
         ("s = SequenceConstruct(x, x); y = SequenceAt(s, rows)", "place that it reads in a sequence"),
     ],

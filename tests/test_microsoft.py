@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,86 +16,17 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, export, export_module, quiet, randomise
 from explaining import assert_close, assert_complete, assert_same_outputs, explain, run
-from onnx import helper, numpy_helper
+from microsoft_case import F32, I32, MICROSOFT, Array, Case, a, case, i
+from microsoft_decoders import DECODERS, WITHOUT_KERNEL
 from onnxruntime.transformers import optimizer
 from onnxruntime.transformers.fusion_options import FusionOptions
 from torch import nn
 
 import omenn_onnx
 from omenn_onnx.errors import UnsupportedOperators
-from omenn_onnx.graph.read import read_graph
-from omenn_onnx.normalise.bodies import BODIES, Body
-from omenn_onnx.normalise.fragment import fragment_model
 
-Array = np.ndarray[Any, Any]
-F32, I32 = np.float32, np.int32
 RULES = ("secant", "tangent")
-MICROSOFT, NHWC = "com.microsoft", "com.ms.internal.nhwc"
-
-
-def a(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
-    """Normal numbers."""
-    return (np.random.default_rng([seed, *shape]).normal(size=shape) * scale).astype(F32)
-
-
-def i(*values: Any) -> Array:
-    return np.array(values, I32)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One node. ``operands`` are arrays or None; those whose places are in ``explained`` are explained inputs, those in
-    ``fed`` other inputs, the rest constants. ``expected``: what it computes where ONNX Runtime has no kernel."""
-
-    name: str
-    op: str
-    operands: tuple[Array | None, ...]
-    explained: tuple[int, ...] = (0,)
-    fed: tuple[int, ...] = ()
-    attrs: dict[str, Any] = field(default_factory=dict)
-    outputs: tuple[int, ...] = (0,)
-    domain: str = MICROSOFT
-    expected: Callable[..., Array] | None = None
-    free: tuple[int, ...] = ()
-    integers: tuple[str, ...] = ()
-
-    def model(self, op: str = "") -> onnx.ModelProto:
-        """The node by itself; of the inputs in ``free`` no sizes are fixed but those of channels and heads."""
-        names = [f"x{k}" if v is not None else "" for k, v in enumerate(self.operands)]
-        outputs = [f"y{k}" if k in self.outputs else "" for k in range(max(self.outputs) + 1)]
-        node = helper.make_node(self.op, names, outputs, name="node", domain=self.domain, **self.attrs)
-        inputs, weights = [], []
-        for k, v in enumerate(self.operands):
-            if v is None:
-                continue
-            if k in (*self.explained, *self.fed):
-                fixed = {v.ndim - 1} | ({1} if v.ndim == 4 else set())
-                dims = [n if k not in self.free or axis in fixed else f"d{n}" for axis, n in enumerate(v.shape)]
-                inputs.append(helper.make_tensor_value_info(f"x{k}", helper.np_dtype_to_tensor_dtype(v.dtype), dims))
-            else:
-                weights.append(numpy_helper.from_array(v, f"x{k}"))
-        results = [helper.make_tensor_value_info(o, 6 if o in self.integers else 1, None) for o in outputs if o]
-        graph = helper.make_graph([node], "one", inputs, results, weights)
-        opsets = [helper.make_opsetid("", 20), helper.make_opsetid(self.domain, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=9)
-
-    def feeds(self) -> dict[str, Array]:
-        return {f"x{k}": v for k in (*self.explained, *self.fed) if (v := self.operands[k]) is not None}
-
-    def plain(self) -> onnx.ModelProto:
-        """The decomposition as a model."""
-        graph = read_graph(self.model())
-        node = graph.nodes[0]
-        body = Body(node)
-        BODIES[self.domain, self.op](body)
-        given = {f"i{k}": t for k, t in enumerate(node.inputs) if t is not None}
-        made = {f"o{k}": t for k, t in enumerate(node.outputs) if t.name}
-        model = fragment_model(body.nodes, body.constants, given, made, {"": 20})
-        model.ir_version = 9
-        return model
-
-    def plain_feeds(self) -> dict[str, Array]:
-        return {"i" + name[1:]: v for name, v in self.feeds().items()}
+NHWC = "com.ms.internal.nhwc"
 
 
 X = a(2, 5, 8)
@@ -108,11 +38,6 @@ Q, K, V = a(2, 5, 8), a(2, 6, 8, seed=1), a(2, 6, 8, seed=2)
 COS, SIN = (np.stack([f(np.arange(9) * r) for r in (1.0, 0.3)], 1).astype(F32) for f in (np.cos, np.sin))
 COS16, SIN16 = (np.stack([f(np.arange(9) * r) for r in 0.7 ** np.arange(8)], 1).astype(F32) for f in (np.cos, np.sin))
 WITH_HEADS = {"num_heads": 2}
-
-
-def case(name: str, op: str, *operands: Array | None, **options: Any) -> Case:
-    own = {k: options.pop(k) for k in list(options) if k in Case.__dataclass_fields__}
-    return Case(name, op, operands, attrs=options, **own)
 
 
 def soft(x: Array) -> Array:
@@ -256,6 +181,9 @@ ATTENTION = [
 G, S = a(8, seed=7, scale=0.3) + 1, a(8, seed=8)
 IMAGE = a(2, 6, 5, 4)
 FILTER = a(4, 6, 3, 3, seed=1, scale=0.3)
+EXPERTS = (a(10, 8), a(10, 4), a(4, 6, 8, scale=0.4), a(4, 6), a(4, 8, 6, scale=0.4), a(4, 8))
+"""x, the router's scores, two layers of four experts."""
+
 PLAIN = [
     case("bias-gelu", "BiasGelu", X, S),
     case("gelu", "Gelu", X),
@@ -280,6 +208,8 @@ PLAIN = [
         "matmul-batch", "FusedMatMul", a(5, 2, 8), a(3, 2, 8), explained=(0, 1), transBatchA=1, transBatchB=1, transB=1,
     ),
     case("matmul-batch-a", "FusedMatMul", a(8, 3, 2, 5), a(3, 2, 8, 4), explained=(0,), transBatchA=1, transA=1),
+    case("matmul-weight", "FusedMatMul", a(2, 8, 5), a(8, 4), transA=1),
+    case("matmul-weight-trans", "FusedMatMul", a(3, 2, 8), a(4, 8), transB=1),
     case("matmul-old", "TransposeMatMul", a(8, 5), a(8, 3), explained=(0,), transA=1),
     case("gemm", "FusedGemm", a(3, 8), a(8, 4), a(4), activation="Relu"),
     case("gemm-leaky", "FusedGemm", a(3, 8), a(4, 8), a(4), transB=1, activation="LeakyRelu", activation_alpha=0.3),
@@ -297,6 +227,13 @@ PLAIN = [
     case(
         "transposed", "ConvTransposeWithDynamicPads", IMAGE, a(6, 3, 3, 3), np.array([0, 1, 1, 0]), a(3),
         strides=[2, 2],
+    ),
+    case("experts", "MoE", *EXPERTS, explained=(0, 1), k=2, activation_type="silu", normalize_routing_weights=1),
+    case("experts-one", "MoE", *EXPERTS, activation_type="gelu", free=(0,), explained=(0,), fed=(1,)),
+    case(
+        "experts-gated", "MoE", EXPERTS[0], EXPERTS[1], a(4, 12, 8, scale=0.4), a(4, 12), *EXPERTS[4:],
+        explained=(0, 1), k=3, activation_type="swiglu", swiglu_fusion=1, activation_alpha=1.7, activation_beta=1.0,
+        swiglu_limit=0.8,
     ),
     case("trilu", "Trilu", a(3, 4, 4), np.asarray(1), upper=0),
     case("gather-nd", "GatherND", a(3, 4), np.array([[0], [2]])),
@@ -384,6 +321,8 @@ NUMPY = [
     ),
     case("nhwc-max-pool", "MaxPool", HWC, domain=NHWC, kernel_shape=[2, 2], strides=[2, 2], expected=torch_pool),
     case("nhwc-inner-conv", "Conv", HWC, FILTER, a(4), domain=NHWC, expected=torch_conv),
+    case("bias-dropout", "BiasDropout", X, S, X * 2, explained=(0, 2), expected=lambda x, b, r: x + b + r),
+    case("nhwc-uint8-max-pool", "NhwcMaxPool", HWC, kernel_shape=[2, 2], strides=[2, 2], expected=torch_pool),
     case(
         "gated-positions", "GatedRelativePositionBias", X, S, a(1, 2, 5, 5), a(4, 6), a(6), a(1, 2, 1, 1), num_heads=2,
         expected=numpy_gated_bias,
@@ -391,7 +330,7 @@ NUMPY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [*ATTENTION, *PLAIN, *NUMPY], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [*ATTENTION, *PLAIN, *DECODERS, *NUMPY, *WITHOUT_KERNEL], ids=lambda c: c.name)
 def test_decomposition_is_the_kernel(case: Case) -> None:
     """The decomposition gives what ONNX Runtime's own kernel gives (numpy, where it has none on the CPU)."""
     plain = run(case.plain(), case.plain_feeds(), optimise=False)
@@ -426,7 +365,7 @@ def run_session(case: Case, model: onnx.ModelProto) -> Callable[[dict[str, Array
 
 
 @pytest.mark.parametrize("rules", RULES)
-@pytest.mark.parametrize("case", [*ATTENTION, *PLAIN, *NUMPY], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [*ATTENTION, *PLAIN, *DECODERS, *NUMPY, *WITHOUT_KERNEL], ids=lambda c: c.name)
 def test_complete(case: Case, rules: str) -> None:
     """The maps of a random seed are complete; in tangent C_w is the gradient, by differences along random directions.
     Where there is no kernel the decomposition stands for the node, which must compile all the same."""
@@ -478,7 +417,8 @@ REFUSED = [
 def test_refused(op: str, operands: tuple[Array, ...], attrs: dict[str, Any], why: str) -> None:
     """What has no linear form is refused by name, with the reason."""
     one = Case(op, op, operands, attrs=attrs).model()
-    one.graph.output[0].type.tensor_type.shape.dim.add(dim_param="n")
+    free = [None] * operands[0].ndim
+    one.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y0", onnx.TensorProto.FLOAT, free))
     with pytest.raises(UnsupportedOperators) as error:
         omenn_onnx.compile(one, output="y0", target="seed")
     assert op in str(error.value)
@@ -491,6 +431,9 @@ IDS = np.random.default_rng(0).integers(0, 11, (2, 5)).astype(I32)
 TYPES = (np.arange(10).reshape(2, 5) % 2).astype(I32)
 MASK = i([1, 1, 1, 1, 0], [1, 1, 0, 0, 0])
 PLACES = i([4, 3, 2, 1, 0], [0, 1, 2, 3, 4])
+TABLES8 = [
+    np.random.default_rng(k).integers(0, 256, s).astype(np.uint8) for k, s in enumerate([(11, 8), (6, 8), (2, 8), 8, 8])
+]
 TABLES = (a(11, 8), a(6, 8, seed=1), a(2, 8, seed=2))
 EMBEDDINGS = [
     case("words", "EmbedLayerNormalization", IDS, None, *TABLES[:2], None, G, S,
@@ -502,6 +445,11 @@ EMBEDDINGS = [
     case(
         "places", "EmbedLayerNormalization", IDS, TYPES, *TABLES, G, S, None, PLACES,
         explained=(), fed=(0, 1, 8), outputs=(0, 2), free=(0, 1, 8),
+    ),
+    case(
+        "quantised", "QEmbedLayerNormalization", IDS, TYPES, *TABLES8, None,
+        *np.float32([0.02, 0.01, 0.01, 0.02, 0.02]), *np.uint8([120, 130, 110, 90, 140]),
+        explained=(), fed=(0, 1), outputs=(0, 1), integers=("y1",),
     ),
 ]  # fmt: skip
 
@@ -517,7 +465,8 @@ def test_embedding(case: Case) -> None:
         result = explain(proto, {**feeds, "seed": seed})
         for name, value in wanted.items():
             np.testing.assert_allclose(result.outputs[name], value, rtol=2e-5, atol=2e-5)
-        np.testing.assert_array_equal(result.x[0], TABLES[0][IDS])
+        words = TABLES[0] if case.name != "quantised" else (TABLES8[0].astype(F32) - 120) * F32(0.02)
+        np.testing.assert_array_equal(result.x[0], words[IDS])
         assert_complete(result)
 
 

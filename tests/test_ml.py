@@ -13,16 +13,33 @@ import pytest
 from explaining import Result, assert_close, assert_complete, assert_same_outputs, compiled, explain, run
 from onnx import TensorProto, helper
 from skl2onnx import to_onnx
+from skl2onnx.common.data_types import StringTensorType
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
+from sklearn.cross_decomposition import PLSRegression
 from sklearn.datasets import load_breast_cancer, load_iris
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
+from sklearn.decomposition import PCA, KernelPCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
+from sklearn.ensemble import BaggingClassifier, GradientBoostingRegressor, RandomForestClassifier
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.feature_selection import SelectKBest
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor, Ridge, SGDClassifier
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import (
+    MinMaxScaler,
+    Normalizer,
+    PolynomialFeatures,
+    PowerTransformer,
+    QuantileTransformer,
+    StandardScaler,
+)
 from sklearn.svm import SVC, SVR, LinearSVC, OneClassSVM
 
 import omenn_onnx
@@ -40,6 +57,15 @@ def scaled(model: Any) -> Any:
 def columns() -> Any:
     parts = [("a", StandardScaler(), [0, 2, 4]), ("b", MinMaxScaler(), [1, 3]), ("c", "passthrough", [7, 9])]
     return make_pipeline(ColumnTransformer(parts), StandardScaler(), LogisticRegression())
+
+
+def union() -> Any:
+    parts = [("pca", PCA(2)), ("best", SelectKBest(k=2)), ("all", MinMaxScaler())]
+    return make_pipeline(FeatureUnion(parts), LogisticRegression())
+
+
+def process() -> Any:
+    return scaled(GaussianProcessRegressor(RBF(3.0), alpha=1.0, optimizer=None))
 
 
 def missing() -> Any:
@@ -71,6 +97,21 @@ MODELS: dict[str, tuple[str, Callable[[], Any]]] = {
     "norm l2": ("iris", lambda: make_pipeline(Normalizer("l2"), LogisticRegression())),
     "norm max": ("iris", lambda: make_pipeline(Normalizer("max"), LogisticRegression())),
     "missing values": ("cancer", missing),
+    "power": ("iris", lambda: make_pipeline(StandardScaler(), PowerTransformer(), LogisticRegression())),
+    "quantiles": ("iris", lambda: make_pipeline(QuantileTransformer(n_quantiles=20), LogisticRegression())),
+    "polynomial": ("iris", lambda: make_pipeline(PolynomialFeatures(2), StandardScaler(), LogisticRegression())),
+    "union": ("iris", union),
+    "naive bayes": ("iris", GaussianNB),
+    "quadratic discriminant": ("iris", QuadraticDiscriminantAnalysis),
+    "descent": ("iris", lambda: scaled(SGDClassifier(loss="log_loss", random_state=0))),
+    "calibrated": ("iris", lambda: scaled(CalibratedClassifierCV(LinearSVC(), cv=2))),
+    "bagging": ("iris", lambda: scaled(BaggingClassifier(LogisticRegression(), 3, random_state=0))),
+    "kernel pca": ("iris", lambda: KernelPCA(2, kernel="cosine")),
+    "process": ("length", process),
+    "process of few": ("few", process),
+    "poisson": ("length", lambda: scaled(PoissonRegressor())),
+    "partial least squares": ("sizes", lambda: PLSRegression(2)),
+    "several labels": ("labels", lambda: MultiOutputClassifier(LogisticRegression())),
     "columns": ("cancer", columns),
 }
 LINEAR = (
@@ -91,8 +132,11 @@ def data(name: str) -> tuple[Array, Array]:
         x, y = load_breast_cancer(return_X_y=True)
     else:
         x, y = load_iris(return_X_y=True)
-        if name == "length":
+        if name in ("length", "few"):
             x, y = x[:, :3], x[:, 3]
+            x, y = (x[::3], y[::3]) if name == "few" else (x, y)
+        elif name == "labels":
+            y = np.stack([y == 0, y == 1], axis=1).astype(np.int64)
         elif name == "sizes":
             x, y = x[:, :2], x[:, 2:]
     return x.astype(np.float32), y
@@ -114,7 +158,7 @@ def exported(name: str, zipmap: bool) -> tuple[Any, onnx.ModelProto]:
 
 def feeds(name: str) -> dict[str, Array]:
     x = data(MODELS[name][0])[0]
-    return {"X": x[:: len(x) // ROWS][:ROWS]}
+    return {"X": x[1 :: len(x) // ROWS][:ROWS]}
 
 
 @functools.cache
@@ -188,6 +232,37 @@ def test_missing_values_have_no_weight() -> None:
     assert_complete(result)
     assert not result.c_w[0][x == 0.0].any()
     assert result.c_w[0][x != 0.0].all()
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_integer_features(rules: str) -> None:
+    """Integers that a Scaler reads are explained as floats, as if the input were a float."""
+    x, y = np.round(data("iris")[0] * 10), data("iris")[1]
+    model = scaled(LogisticRegression()).fit(x, y)
+    kinds = {"options": {id(model): {"zipmap": False}}, "target_opset": 17}
+    integers, floats = (to_onnx(model, x[:1].astype(kind), **kinds) for kind in (np.int64, np.float32))
+    found = explain(compiled(integers, rules=rules), {"X": x[::40].astype(np.int64)})
+    wanted = explain(compiled(floats, rules=rules), {"X": x[::40]})
+    assert_complete(found)
+    assert_same_outputs(found, integers, {"X": x[::40].astype(np.int64)}, True)
+    np.testing.assert_array_equal(found.c_w[0], wanted.c_w[0])
+    np.testing.assert_array_equal(found.c_b[0], wanted.c_b[0])
+
+
+def test_words() -> None:
+    """Text is explained at the features that are made of it: a weight for every word of the vocabulary."""
+    words = ["the cat sat", "a dog ran far", "the dog sat down", "a cat ran", "no animal here", "the cat ran"]
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(words, [0, 1, 0, 1, 0, 1])
+    options = {id(model): {"zipmap": False}, TfidfVectorizer: {"locale": "C"}}
+    kind = [("text", StringTensorType([None, 1]))]
+    result = explain(
+        compiled(to_onnx(model, initial_types=kind, target_opset=17, options=options)),
+        {"text": np.array(words)[:, None]},
+    )
+    assert_complete(result)
+    counts = CountVectorizer(vocabulary=model[0].vocabulary_).transform(words).toarray()
+    np.testing.assert_array_equal(result.x[0], counts)
+    assert result.c_w[0].shape == counts.shape
 
 
 @pytest.mark.parametrize("make", [lambda: RandomForestClassifier(3), lambda: GradientBoostingRegressor(n_estimators=2)])

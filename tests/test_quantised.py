@@ -147,6 +147,29 @@ def few_bits(name: str, bits: int, zeros: str, level: int = 0) -> Case:
     )
 
 
+def experts(name: str, bits: int, block: int, **attrs: Any) -> Case:
+    """QMoE: 4 experts, 32 columns in and out, 16 inside; in blocks with zero points."""
+    r = np.random.default_rng(bits)
+    wide = 2 if attrs.get("swiglu_fusion") else 1
+    stored: dict[str, Any] = {}
+    for k, rows, columns in ((1, 16 * wide, 32), (2, 32, 16)):
+        groups = (columns // block,) if block else ()
+        stored[f"w{k}"] = packed(r.integers(0, 2**bits, (4, rows, columns)), bits)
+        stored[f"s{k}"] = r.uniform(0.01, 0.05, (4, rows, *groups)).astype(F32)
+        stored[f"b{k}"] = r.normal(size=(4, rows)).astype(F32)
+        if block:
+            stored[f"z{k}"] = packed(r.integers(0, 2**bits, (4, rows, *groups)), bits)
+    said = "".join(f", {k}={v}" for k, v in attrs.items()) + (f", block_size={block}" if block else "")
+    zeros = ", , , , z1, z2" if block else ""
+    return raw(
+        name,
+        f"y = com.microsoft.QMoE<k=2, expert_weight_bits={bits}{said}>(x, p, w1, s1, b1, w2, s2, b2{zeros})",
+        x=(10, 32),
+        p=(10, 4),
+        **stored,
+    )
+
+
 _PER_CHANNEL = {"ws": floats(0.01, 0.02, 0.005, 0.012), "wz": np.zeros(4, S8)}
 _CONV = "a, s, z, w, ws, wz, t, u"
 _SECOND = {"b": (2, 3, 4)}
@@ -333,6 +356,34 @@ KERNELS = [
         **_W,
         channel=2,
     ),
+    raw(
+        "DynamicQuantizeLSTM",
+        "a = Transpose<perm=[1,0,2]>(x); h = com.microsoft.DynamicQuantizeLSTM<hidden_size=4>"
+        "(a, w, r, c, , , , , ws, wz, ws, wz); y = Transpose<perm=[2,0,1,3]>(h)",
+        x=(2, 3, 5),
+        w=drawn(1, 5, 16),
+        r=drawn(1, 4, 16),
+        c=floats(*np.linspace(-1, 1, 32)).reshape(1, 32),
+        ws=floats(0.01),
+        wz=np.array([3], S8),
+    ),
+    raw(
+        "DynamicQuantizeLSTM-both-ways",
+        'a = Transpose<perm=[1,0,2]>(x); g, h = com.microsoft.DynamicQuantizeLSTM<hidden_size=4, '
+        'direction="bidirectional">(a, w, r, , l, i, i, , ws, wz, ws, wz); y = Transpose<perm=[1,0,2]>(h)',
+        x=(2, 4, 5),
+        w=drawn(2, 5, 16),
+        r=drawn(2, 4, 16, seed=1),
+        l=np.array([4, 2], I32),
+        i=floats(*np.linspace(-1, 1, 16)).reshape(2, 2, 4),
+        ws=floats(*np.linspace(0.005, 0.012, 32)).reshape(2, 16),
+        wz=np.zeros((2, 16), S8),
+    ),
+    of("Resize", 'r = Resize<mode="linear">(a, , k)', x=(2, 3, 4, 5), k=floats(1, 1, 2, 1.5)),
+    experts("QMoE-4", 4, 0, activation_type='"silu"'),
+    experts("QMoE-8", 8, 0, activation_type='"relu"'),
+    experts("QMoE-4-blocks", 4, 16, activation_type='"swiglu"', swiglu_fusion=1, swiglu_limit=7.0),
+    experts("QMoE-8-blocks", 8, 16, activation_type='"silu"'),
     few_bits("MatMulNBits-4", 4, "packed"),
     few_bits("MatMulNBits-4-plain", 4, "none"),
     few_bits("MatMulNBits-4-real", 4, "real"),
@@ -341,7 +392,7 @@ KERNELS = [
     few_bits("MatMulNBits-level-4", 4, "packed", level=4),
 ]
 """One of ONNX Runtime's quantised operators each, with the quantisers around it."""
-ROUNDED = {"MatMulNBits-level-4": 0.02}
+ROUNDED = {"MatMulNBits-level-4": 0.02, "DynamicQuantizeLSTM-both-ways": 2e-3, "QMoE-8-blocks": 0.02}
 """Kernels that quantise on the way: their distance from the decomposition, relative to the largest output."""
 
 
@@ -424,6 +475,36 @@ def test_operators(c: Case, rules: str) -> None:
     assert np.abs(image["R_value"] - z).max() <= 2e-5 * max(1, np.abs(z).max())
 
 
+WITHOUT_KERNEL = [
+    (
+        of(
+            "QLinearReduceMean", "r = com.microsoft.QLinearReduceMean<axes=[1], keepdims=0>(a, s, z, t, u)", x=(2, 3, 4)
+        ),
+        "f = DequantizeLinear(a, s, z); k = Constant<value_ints=[1]>(); m = ReduceMean<keepdims=0>(f, k); "
+        "r = QuantizeLinear(m, t, u)",
+    )
+]
+
+
+@BOTH_RULES
+@pytest.mark.parametrize(("c", "plain"), WITHOUT_KERNEL, ids=lambda v: v.name if isinstance(v, Case) else "")
+def test_without_kernel(c: Case, plain: str, rules: str) -> None:
+    """An operator that the CPU has no kernel of compiles, and its decomposition explains as plain ONNX does."""
+    twin, feeds = of("plain", plain, x=(2, 3, 4)), c.feeds()
+    assert omenn_onnx.compile(c.model(), output="y", target="seed", rules=rules).graph.node
+    parts = written_out(c.model())
+    y = run(parts, feeds, False)["y"]
+    np.testing.assert_array_equal(y, run(twin.model(), feeds, False)["y"])
+    given = {**feeds, "seed": np.random.default_rng(3).normal(size=y.shape).astype(F32)}
+    results = [
+        explain(omenn_onnx.compile(m, output="y", target="seed", rules=rules, channel_axis=1), given, False)
+        for m in (parts, twin.model())
+    ]
+    assert_complete(results[0])
+    np.testing.assert_allclose(results[0].c_w[0], results[1].c_w[0], rtol=1e-6)
+    np.testing.assert_allclose(results[0].c_b[0], results[1].c_b[0], rtol=1e-6, atol=1e-7)
+
+
 # Integers on their way
 
 _MOVES = {
@@ -431,6 +512,7 @@ _MOVES = {
     "Transpose": ("Transpose<perm=[0,2,1]>(a)", ints(0)),
     "Concat": ("Concat<axis=1>(a, a)", ints(0)),
     "Concat-constant": ("Concat<axis=1>(a, k)", drawn(2, 1, 4, dtype=U8)),
+    "Resize": ('Resize<mode="nearest">(a, , k)', floats(1, 2, 2)),
     "Slice": ("Slice(a, k, e, ax)", ints(1)),
     "Gather": ("Gather<axis=1>(a, k)", ints(2, 0, 0)),
     "MaxPool": ("MaxPool<kernel_shape=[2]>(a)", ints(0)),
@@ -484,6 +566,80 @@ def test_integers_carry(name: str, rules: str) -> None:
     ):  # where zero points make a difference
         np.testing.assert_allclose(results[0].c_b[0], results[1].c_b[0], rtol=1e-5, atol=1e-5)
     assert_complete(results[0])
+
+
+# Integers at the ends
+
+_STRAIGHT = {
+    "direct": "r = QLinearConv<pads=[1,1,1,1]>(x, s, z, w, ws, wz, t, u)",
+    "moved": "p = Transpose<perm=[0,1,3,2]>(x); r = QLinearConv<pads=[1,1,1,1]>(p, s, z, w, ws, wz, t, u)",
+    "concat": "m = MaxPool<kernel_shape=[1,1]>(x); r = com.microsoft.QLinearConcat<axis=1>(t, u, x, s, z, m, s, z)",
+    "plain": "p = ConvInteger(x, w, z, wz); c = Cast<to=1>(p); g = Relu(c); r = QuantizeLinear(g, t, u)",
+}
+
+
+def _fed(nodes: str, code: int, dims: list[Any], weights: dict[str, Array]) -> ModelProto:
+    """One fed input x, one output r or y."""
+    model = raw("fed", nodes, x=(1,), **weights).model()
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", code, dims))
+    last = model.graph.node[-1].output[0]
+    kind = TensorProto.UINT8 if last == "r" else TensorProto.FLOAT
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info(last, kind, [None] * (4 if len(dims) == 4 else 3)))
+    return model
+
+
+@BOTH_RULES
+@pytest.mark.parametrize("name", _STRAIGHT)
+def test_integers_in_and_out(name: str, rules: str) -> None:
+    """Integers that a quantised operator reads are explained as real numbers, as behind a DequantizeLinear; before
+    integers that come out, the real numbers that they are made of."""
+    weights = {**_W, "w": drawn(4, 3, 3, 3)}
+    nodes = _STRAIGHT[name]
+    one = name == "plain"  # (no scale is given)
+    scale = "one" if one else "s"
+    pair = f"real = DequantizeLinear(x, {scale}, z); a = QuantizeLinear(real, {scale}, z)"
+    longer = pair + "; " + nodes.replace("(x", "(a").replace(", x,", ", a,")
+    dims = ["N", 3, 5, 5]
+    model, twin = (_fed(n, TensorProto.UINT8, dims, {**weights, "one": F32(1)}) for n in (nodes, longer))
+    feeds = {"x": np.random.default_rng(0).integers(0, 256, (2, 3, 5, 5)).astype(U8)}
+    proto = compiled(model, target="7", rules=rules)
+    expected = explain(omenn_onnx.compile(twin, target="7", rules=rules, inputs="real"), feeds)
+    for optimise in (False, True):
+        result = explain(proto, feeds, optimise)
+        np.testing.assert_array_equal(result.outputs["r"], run(model, feeds, optimise)["r"])
+        np.testing.assert_allclose(result.x[0], (feeds["x"] - F32(100)) * F32(1 if one else 0.02), rtol=1e-6)
+        np.testing.assert_allclose(result.c_w[0], expected.c_w[0], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(result.c_b[0], expected.c_b[0], rtol=1e-4, atol=1e-5)
+        assert_complete(result)
+    assert np.abs(result.c_w[0]).max() > 0
+
+
+@BOTH_RULES
+@pytest.mark.parametrize("moved", [False, True])
+def test_integer_image(moved: bool, rules: str) -> None:
+    """An integer image is explained after its first Cast, also where it is turned before."""
+    turn = "p = Transpose<perm=[0,3,1,2]>(x); f = Cast<to=1>(p)" if moved else "f = Cast<to=1>(x)"
+    shape = [5, 5, 3] if moved else [3, 5, 5]
+    weights = {"k": drawn(4, 3, 3, 3).astype(F32)}
+    model = _fed(f"{turn}; g = Mul(f, s); y = Conv(g, k)", TensorProto.UINT8, ["N", *shape], weights)
+    feeds = {"x": np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(U8)}
+    result = explain(compiled(model, target="3", rules=rules), feeds)
+    np.testing.assert_array_equal(result.x[0], feeds["x"].transpose(0, 3, 1, 2) if moved else feeds["x"])
+    assert_complete(result)
+
+
+@BOTH_RULES
+def test_quantised_table(rules: str) -> None:
+    """Rows of an integer table that token ids choose and a quantised operator reads: explained as real numbers."""
+    nodes = "e = Gather(k, x); r = com.microsoft.QLinearMatMul(e, s, z, w, ws, wz, t, u); y = DequantizeLinear(r, t, u)"
+    table = drawn(9, 6, dtype=U8)
+    weights = {**_W, "k": table, "w": drawn(6, 4)}
+    model = _fed(nodes.replace("com.microsoft.", ""), TensorProto.INT64, ["N", "T"], weights)
+    feeds = {"x": np.array([[1, 4, 8], [0, 2, 2]])}
+    result = explain(compiled(model, target="2", rules=rules), feeds)
+    np.testing.assert_allclose(result.x[0], (table[feeds["x"]] - F32(100)) * F32(0.02), rtol=1e-6)
+    assert_complete(result)
+    assert np.abs(result.c_w[0]).max() > 0
 
 
 # Weights of a few bits

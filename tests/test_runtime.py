@@ -94,7 +94,7 @@ def test_external_data_stays_where_the_path_is(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(hand.linear(), path, save_as_external_data=True, location="weights.bin", size_threshold=60)
     np.testing.assert_allclose(Explainer(path)(X).score, logits(X).max(axis=1), rtol=1e-5)
-    with pytest.raises(ModelFileError, match="external data that is not loaded: give the path"):
+    with pytest.raises(ModelFileError, match="external data that is not loaded: save the model beside its data"):
         Explainer(onnx.load(path, load_external_data=False))
 
 

@@ -698,15 +698,35 @@ def test_all_refused_nodes_are_named():
     assert "fine" not in message
 
 
-def test_scan_8_is_refused():
+def scan_8(lengths="", **attributes):
+    """A running sum and its last value, row by row."""
+    info = helper.make_tensor_value_info
     body = helper.make_graph(
-        [helper.make_node("Identity", ["s"], ["o"])],
+        [helper.make_node("Add", ["s", "e"], ["n"]), helper.make_node("Flatten", ["n"], ["f"], axis=0),
+         helper.make_node("Squeeze", ["f"], ["o"], axes=[0])],
         "body",
-        [helper.make_tensor_value_info("s", TensorProto.FLOAT, [3])],
-        [helper.make_tensor_value_info("o", TensorProto.FLOAT, [3])],
+        [info("s", TensorProto.FLOAT, [3]), info("e", TensorProto.FLOAT, [3])],
+        [info("n", TensorProto.FLOAT, [3]), info("o", TensorProto.FLOAT, [3])],
+    )  # fmt: skip
+    return helper.make_node(
+        "Scan", [lengths, "s0", "x"], ["last", "y"], "scan", body=body, num_scan_inputs=1, **attributes
     )
-    node = helper.make_node("Scan", ["", "x"], ["y"], "scan", body=body, num_scan_inputs=1)
-    assert "Scan" in refusal(model_of([node], {"x": f32(2, 4, 3)}, {}, 8))
+
+
+@pytest.mark.parametrize("backwards", [0, 1])
+def test_scan_8(backwards):
+    x, start = f32(2, 4, 3), f32(2, 3)
+    new = model_of([scan_8(directions=[backwards])], {"s0": start, "x": x}, {}, 8)
+    upgrade(new)
+    last, steps = run(new, {"s0": start, "x": x})
+    sums = start[:, None] + np.cumsum(x[:, ::-1] if backwards else x, axis=1)
+    np.testing.assert_allclose(steps, sums, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(last, sums[:, -1], rtol=1e-5, atol=1e-6)
+
+
+def test_scan_8_with_lengths_is_refused():
+    made = model_of([scan_8("n")], {"s0": f32(2, 3), "x": f32(2, 4, 3), "n": np.array([4, 2])}, {}, 8)
+    assert "lengths" in refusal(made)
 
 
 def test_integers_where_newer_opsets_take_none():

@@ -1,19 +1,21 @@
 """onnx's own backend test cases, compiled: `python tools/backend_sweep.py [WORD...]`.
 
 Every model of onnx.backend.test (the node cases, which are made here, and the data that the wheel ships) with a float
-input and a float output is compiled in both rule sets: its first float input that leads to its first float output is
-explained, with a drawn seed. It is run in ONNX Runtime, or in onnx's reference evaluator where that has no kernel, and
-held to completeness over the whole batch. Where a compiler needs a value that a case feeds (axes, pads), the fed
-integers are stored in the model, as exporters do; opsets below 7 are raised by onnx first. Cases that do not run
-themselves, or whose values float32 does not hold, are counted apart. Prints how many are complete, refused (why) or
-failed, each failed one by name; the exit status is 1 if one failed. WORD: only the cases whose name contains one of
-these. --refused prints every refused case.
+input and a float output is compiled in both rule sets: each float output is explained by each float input that leads to
+it, with a drawn seed. It is run in ONNX Runtime, or in onnx's reference evaluator where that has no kernel, and held to
+completeness over the whole batch and to the model's own outputs. Where a compiler needs a value that a case feeds
+(axes, pads), the fed integers are stored in the model, as exporters do; opsets below 7 are raised by onnx first. Cases
+that do not run themselves, or whose values float32 does not hold, are void. Prints how many are complete, constant (no
+float input leads to an output through floating-point arithmetic), refused (why) or failed, each failed one by name; the
+exit status is 1 if one failed. WORD: only the cases whose name contains one of these. --refused prints every case that
+is not complete.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import re
 import sys
 import time
@@ -38,8 +40,9 @@ from omenn_onnx.errors import NoPath, OmennError
 RULES = ("secant", "tangent")
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 BARS = {TensorProto.FLOAT16: 5e-3, TensorProto.BFLOAT16: 4e-2}
-"""Of the completeness scale; 1e-5 for the other types."""
+"""Of the completeness scale and of the outputs; 1e-5 for the other types."""
 PREFIX = "omenn_"
+KINDS = ("complete", "constant", "refused", "failed", "void")
 Feeds = dict[str, Any]
 
 
@@ -54,10 +57,11 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What became of a case in one rule set: "complete", "refused", "failed" or "void", and why."""
+    """What became of a case in one rule set: "complete", "constant", "refused", "failed" or "void", and why."""
 
     kind: str
     why: str = ""
+    name: str = ""
 
 
 def cases() -> Iterator[Case]:
@@ -135,19 +139,21 @@ def run(model: ModelProto, feeds: Feeds) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))
 
 
-def examine(case: Case, rules: str) -> Outcome | None:
-    """What becomes of a case; None if it has no float input, or no float output."""
+def examine(case: Case, rules: str) -> list[Outcome]:
+    """What becomes of a case, for each float input that leads to a float output; nothing if it has none of either."""
     outputs = float_names(case.model.graph.output)
     shaped = [n for n in float_names(case.model.graph.input) if n in case.feeds and np.ndim(case.feeds[n]) > 0]
-    if not shaped or not outputs:
-        return None
-    for x in shaped:
-        outcome = attempt(case, x, outputs[0], rules)
+    found: list[Outcome] = []
+    for x, y in itertools.product(shaped, outputs):
+        outcome = attempt(case, x, y, rules)
         if outcome.kind in ("refused", "failed"):
-            outcome = attempt(frozen(case, x), x, outputs[0], rules)
+            outcome = attempt(frozen(case, x), x, y, rules)
         if outcome.kind != "no path":
-            return outcome
-    return Outcome("refused", "no float input of rank 1 or more leads to the output")
+            outcome.name = f"{case.name} ({x} -> {y}) [{rules}]"
+            found.append(outcome)
+    if shaped and outputs and not found:
+        return [Outcome("constant", "", f"{case.name} [{rules}]")]
+    return found
 
 
 def attempt(case: Case, x: str, y: str, rules: str) -> Outcome:
@@ -182,6 +188,10 @@ def completeness(case: Case, program: ModelProto, x: str, y: str) -> Outcome:
         if case.name.startswith("pytorch-converted/test_PReLU"):  # onnx raises these to models that are not valid
             return Outcome("void", f"{type(e).__name__}: {e}")
         return Outcome("failed", f"run: {type(e).__name__}: {e}")
+    own = np.asarray(found[y]).astype(np.float64)
+    bar = BARS.get(next(v.type.tensor_type.elem_type for v in case.model.graph.output if v.name == y), 1e-5)
+    if not np.allclose(own, z.astype(np.float64), rtol=bar, atol=bar, equal_nan=True):
+        return Outcome("failed", f"the output {y!r} differs from the original's")
     value = np.asarray(case.feeds[x]).astype(np.float64)
     if any(not (np.abs(np.asarray(a).astype(np.float64)) < 1e30).all() for a in (value, z)):
         return Outcome("void", "not finite in float32")
@@ -211,24 +221,24 @@ def main() -> int:
         if options.word and not any(w in case.name for w in options.word):
             continue
         for rules in RULES:
-            outcome = examine(case, rules)
-            if outcome is None:
-                skipped += rules == RULES[0]
-                break
-            counts[rules][outcome.kind] += 1
-            if outcome.kind == "refused":
-                refused[outcome.why].append(f"{case.name} [{rules}]")
-            elif outcome.kind == "failed":
-                failed.append(f"{case.name} [{rules}]: {' '.join(outcome.why.split())[:300]}")
+            outcomes = examine(case, rules)
+            skipped += rules == RULES[0] and not outcomes
+            for outcome in outcomes:
+                counts[rules][outcome.kind] += 1
+                why = " ".join(outcome.why.split())
+                if outcome.kind == "failed":
+                    failed.append(f"{outcome.name}: {why[:300]}")
+                elif outcome.kind != "complete":
+                    refused[f"{outcome.kind}: {why[:150]}"].append(outcome.name)
     for why, names in sorted(refused.items(), key=lambda item: -len(item[1])):
-        print(f"refused {len(names):4}  {why}")
+        print(f"{len(names):4}  {why}")
         if options.refused:
             print(*(f"              {n}" for n in names), sep="\n")
     for line in failed:
         print("FAILED", line)
-    print(f"\n{'':10}{'complete':>10}{'refused':>10}{'failed':>10}{'void':>10}")
+    print(f"\n{'':10}" + "".join(f"{kind:>10}" for kind in KINDS))
     for rules, c in counts.items():
-        print(f"{rules:10}{c['complete']:10}{c['refused']:10}{c['failed']:10}{c['void']:10}")
+        print(f"{rules:10}" + "".join(f"{c[kind]:10}" for kind in KINDS))
     print(f"{skipped} cases without a float input or output left out; {time.monotonic() - start:.0f} s")
     return 1 if failed else 0
 

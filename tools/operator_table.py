@@ -1,11 +1,12 @@
-"""The table of operators, from the registry of the calculus: docs/operators.md, and the short form in README.md.
+"""The table of operators, from the registries that the compiler reads: docs/operators.md, and in short in README.md.
 
     python tools/operator_table.py            writes both
-    python tools/operator_table.py --check    fails where they are out of date
+    python tools/operator_table.py --check    fails where they are out of date, or where the installed onnx or
+                                              ONNX Runtime has an operator that nobody has decided, by name
 
-An operator is one of: ``rule`` (it has one), ``decomposition`` (taken as its ONNX function body), ``constant`` (its
+An operator is one of: ``rule`` (it has one), ``decomposition`` (taken as a few other operators), ``constant`` (its
 output depends on no explained input through floating-point arithmetic), ``refused`` (an error when it lies on a path
-from the explained input to the explained output).
+from the explained input to the explained output). The rows are those that are decided here, whatever is installed.
 """
 
 from __future__ import annotations
@@ -13,27 +14,59 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 
+from omenn_onnx import linearise  # noqa: F401  (registers all rules)
 from omenn_onnx.calculus.base import CONSTANTS, RULES
-from omenn_onnx.normalise.bodies import BODIES, microsoft_moves
+from omenn_onnx.normalise.bodies import BODIES, REFUSED
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, README = ROOT / "docs" / "operators.md", ROOT / "README.md"
 BEGIN, END = "<!-- operators -->", "<!-- end operators -->"
 KINDS = {
     "rule": "has a rule of its own",
-    "decomposition": "taken as its ONNX function body, or as one that this project writes",
+    "decomposition": "taken as its ONNX function body, or as other operators that this project writes",
     "constant": "its output depends on no explained input through floating-point arithmetic",
     "refused": "an error on a path from the explained input to the explained output",
 }
+DOMAINS = ("", "ai.onnx.ml", "com.microsoft")
 INTERNAL = {"NaNGuard"}
 """Names of recognised forms that are no operators of ONNX."""
+
+Key = tuple[str, str]
+FUNCTIONS = {
+    ("", op)
+    for op in "Attention CausalConvWithState CenterCropPad LinearAttention NegativeLogLikelihoodLoss Range "
+    "RotaryEmbedding SoftmaxCrossEntropyLoss SwiGLU".split()
+}
+"""Operators without a rule or a body of ours whose ONNX function body the calculus knows."""
+PASSES: dict[Key, str] = {
+    ("", "Upsample"): "deprecated: upgraded to Resize",
+    ("com.microsoft", "QEmbedLayerNormalization"): "its tables dequantised, then as EmbedLayerNormalization",
+    ("com.microsoft", "EmbedLayerNormalization"): "Gather, Add and LayerNormalization; the rows of its word table are "
+    "what is explained",
+    **{
+        ("", op): "what reads the sequence or optional reads its elements; its structure must be known at compile time"
+        for op in "ConcatFromSequence Optional OptionalGetElement SequenceAt SequenceConstruct SequenceEmpty "
+        "SequenceErase SequenceInsert SequenceMap SplitToSequence".split()
+    },
+}
+"""Operators that a pass of its own takes apart."""
+NOT_FLOAT: dict[Key, str] = {
+    ("", "Constant"): "a stored value",
+    ("", "MelWeightMatrix"): "its inputs are parameters",
+    **{("", op): "gives an integer or a boolean" for op in "OptionalHasElement SequenceLength".split()},
+    **{
+        ("", op): "takes no floating-point tensor"
+        for op in "BlackmanWindow HammingWindow HannWindow ImageDecoder RandomNormal RandomUniform RegexFullMatch "
+        "StringConcat StringNormalizer StringSplit TfIdfVectorizer".split()
+    },
+}
+"""Operators that carry nothing by the types of their inputs and outputs."""
 
 FAMILIES = {
     "elementwise": "elementwise: W = (f(x) - f(0)) / x, f(0) to the bias; tangent: f'(x)",
@@ -52,25 +85,10 @@ NOTES = {
     "InstanceNormalization": "centred: (x - mean x) / std with 1/std a weight; ones: half and half with their mean",
     "Softmax": "exp(z) / Z with Z a weight; behind a product it is the weight itself",
     "DFT": "a contraction over the axis and over real and imaginary parts",
-    "Upsample": "deprecated: upgraded to Resize",
     "Scatter": "deprecated: as ScatterElements",
-    "Constant": "a stored value",
+    "Range": "its ONNX function body; of integers a constant",
+    "If": "at run time the rule of the branch that is taken; where that is known at compile time, its nodes",
 }
-NEXT = {
-    "next release: recurrent": "LSTM GRU RNN",
-    "next release: quantised": "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul "
-    "MatMulInteger ConvInteger",
-    "next release: control flow": "If Loop Scan SequenceMap LinearAttention",
-    "next release: sequences and optional values": "SequenceAt SequenceConstruct SequenceEmpty SequenceErase "
-    "SequenceInsert SequenceLength SplitToSequence ConcatFromSequence Optional OptionalGetElement OptionalHasElement",
-    "no rule yet": "BitCast CumProd DeformConv Det MaxRoiPool MaxUnpool Mod RoiAlign TensorScatter",
-}
-REFUSED = {op: why for why, ops in NEXT.items() for op in ops.split()}
-"""Refused unless they have got a rule or a body by now."""
-TREES = "piecewise constant: the exact local affine map is a constant"
-DOMAINS = ("", "ai.onnx.ml", "com.microsoft")
-OPENED = ("com.microsoft", "EmbedLayerNormalization")
-"""Written out in the model itself (normalise/embeddings.py)."""
 
 
 @dataclass(frozen=True)
@@ -82,59 +100,55 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """A row for each operator of ai.onnx and ai.onnx.ml in the installed onnx, and each that this project knows."""
-    schemas: dict[tuple[str, str], Any] = {}
-    for s in onnx.defs.get_all_schemas_with_history():
-        key = (s.domain, s.name)
-        if s.domain in DOMAINS and (key not in schemas or s.since_version > schemas[key].since_version):
-            schemas[key] = s
-    keys = {k for k in {*RULES, *CONSTANTS, *BODIES, *schemas, OPENED} if k[0] in DOMAINS and k[1] not in INTERNAL}
-    return [Row(*key, *_kind_and_note(key, schemas.get(key))) for key in sorted(keys)]
+    """A row for each operator that is decided."""
+    known = {*RULES, *CONSTANTS, *BODIES, *REFUSED, *FUNCTIONS, *PASSES, *NOT_FLOAT}
+    return [Row(*key, *_kind_and_note(key)) for key in sorted(known) if key[0] in DOMAINS and key[1] not in INTERNAL]
 
 
-def _kind_and_note(key: tuple[str, str], schema: Any) -> tuple[str, str]:
-    op = key[1]
+def _kind_and_note(key: Key) -> tuple[str, str]:
+    """In the order in which the compiler asks."""
     if key in CONSTANTS:
-        return "constant", NOTES.get(op, "integers, booleans, shapes, labels, or random numbers")
+        return "constant", NOTES.get(key[1], "integers, booleans, shapes, labels, or random numbers")
     if key in RULES:
-        return "rule", _note(key)
-    if op.startswith("TreeEnsemble"):
-        return "refused", TREES
-    if key[0] == "com.microsoft" and op in microsoft_moves.REFUSED:
-        return "refused", microsoft_moves.REFUSED[op]
-    if key == OPENED:
-        return "decomposition", "Gather, Add and LayerNormalization; the rows of its word table are what is explained"
+        return "rule", _rule_note(key)
+    if key in REFUSED:
+        return "refused", REFUSED[key]
     if key in BODIES:
-        said = (BODIES[key].__doc__ or "").strip().split("\n\n")[0]
-        return "decomposition", " ".join(said.split()) or "this project's own body"
-    if op == "Upsample":
-        return "decomposition", NOTES[op]
-    if op in REFUSED:
-        return "refused", REFUSED[op]
-    if not any("tensor(float)" in _types(schema, i) for i in schema.inputs):
-        return "constant", NOTES.get(op, "takes no floating-point tensor")
-    if op in ("Range", "MelWeightMatrix"):
-        return "constant", "its inputs are parameters"
-    if schema.has_function or schema.has_context_dependent_function:
-        return "decomposition", "its ONNX function body"
-    return "refused", "no rule yet"
+        return "decomposition", _first_paragraph(BODIES[key].__doc__) or "this project's own body"
+    if key in PASSES:
+        return "decomposition", PASSES[key]
+    if key in FUNCTIONS:
+        return "decomposition", NOTES.get(key[1], "its ONNX function body")
+    return "constant", NOT_FLOAT[key]
 
 
-def _types(schema: Any, value: Any) -> set[str]:
-    """The types that an input of an operator may have."""
-    for constraint in schema.type_constraints:
-        if constraint.type_param_str == value.type_str:
-            return set(constraint.allowed_type_strs)
-    return {value.type_str}
-
-
-def _note(key: tuple[str, str]) -> str:
+def _rule_note(key: Key) -> str:
     """The first paragraph of the rule's docstring, or what holds for its family."""
     function = RULES[key]
     if key[1] in NOTES:
         return NOTES[key[1]]
-    said = " ".join((function.__doc__ or "").strip().split("\n\n")[0].split())
-    return said or FAMILIES.get(function.__module__.rsplit(".", 1)[-1], "as the operator of that name in ai.onnx")
+    family = FAMILIES.get(function.__module__.rsplit(".", 1)[-1], "as the operator of that name in ai.onnx")
+    return _first_paragraph(function.__doc__) or family
+
+
+def _first_paragraph(text: str | None) -> str:
+    return " ".join((text or "").strip().split("\n\n")[0].split())
+
+
+def installed() -> set[Key]:
+    """Every operator of the three domains that the installed onnx and ONNX Runtime have, of any opset. What ONNX
+    Runtime alone has in ai.onnx is not ONNX."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as runtime  # (the table itself needs no runtime)
+
+    schemas = [*onnx.defs.get_all_schemas_with_history()]
+    schemas += [s for s in runtime.get_all_operator_schema() if s.domain]
+    return {(s.domain, s.name) for s in schemas if s.domain in DOMAINS}
+
+
+def undecided(found: Iterable[Row]) -> list[str]:
+    """Installed operators without a row."""
+    decided = {(r.domain, r.op) for r in found}
+    return [f"{d or 'ai.onnx'}.{op}" for d, op in sorted(installed() - decided)]
 
 
 def page(found: list[Row]) -> str:
@@ -143,14 +157,15 @@ def page(found: list[Row]) -> str:
     lines = [
         "# Operators",
         "",
-        f"Made by `python tools/operator_table.py` with onnx {onnx.__version__}; do not edit. {counts}.",
+        f"Made by `python tools/operator_table.py`; do not edit. {counts}.",
         "",
         *(f"- **{kind}**: {what}" for kind, what in KINDS.items()),
         "",
         "W is the coefficient that multiplies the value, o the ones stream (what biases travel on). A carrier is a",
         "tensor that the linear path goes through; everything else is a frozen weight or a constant. Without a prefix",
         "a note is about the default rules, `secant`. Functions inside a model are inlined; what is not listed here",
-        "is refused.",
+        "is refused. A test holds the table against the installed onnx and ONNX Runtime: an operator that they have",
+        "and that is not here fails it, by name.",
     ]
     for domain in DOMAINS:
         lines += ["", f"## {domain or 'ai.onnx'}", "", "| operator | | note |", "|---|---|---|"]
@@ -165,37 +180,26 @@ def _cell(text: str) -> str:
 
 
 def short(found: list[Row]) -> str:
-    """The table of README.md: names by kind."""
-    lines = ["| | operators |", "|---|---|"]
-
-    def line(head: str, chosen: list[Row]) -> None:
-        groups = []
-        for domain in DOMAINS:
-            names = ", ".join(r.op for r in chosen if r.domain == domain)
-            if names:
-                groups.append(f"{domain}: {names}" if domain else names)
-        if groups:
-            lines.append(f"| {head} | {'; '.join(groups)} |")
-
-    for kind, what in KINDS.items():
-        if kind != "refused":
-            line(f"**{kind}**: {what}", [r for r in found if r.kind == kind])
-    refused = [r for r in found if r.kind == "refused"]
-    for why in dict.fromkeys([*NEXT, *(r.note for r in refused)]):
-        line(f"**refused**, {why}", [r for r in refused if r.note == why])
+    """The table of README.md: how many operators of a domain work, and which are refused, with the reason."""
+    lines = ["| | |", "|---|---|"]
+    for domain in DOMAINS:
+        own = [r for r in found if r.domain == domain]
+        counts = {k: sum(r.kind == k for r in own) for k in KINDS}
+        parts = [f"{counts[k]} {what}" for k, what in _SHORT.items() if counts[k]]
+        head = f"{domain or 'ai.onnx'}{'' if domain else ', opset 7 and newer'}"
+        works = len(own) - counts["refused"]
+        lines.append(f"| **{head}** | {works} operators work, all but those below: {', '.join(parts)} |")
+    for domain in DOMAINS:
+        refused: dict[str, list[str]] = {}
+        for r in found:
+            if r.domain == domain and r.kind == "refused":
+                refused.setdefault(r.note, []).append(r.op)
+        head = f"{domain}: " if domain else ""
+        lines += [f"| refused: {head}{', '.join(ops)} | {_cell(why)} |" for why, ops in refused.items()]
     return "\n".join(lines)
 
 
-def own_lines(text: str) -> Iterator[str]:
-    """Rows of a page that depend on this project alone: rules, own bodies, and declared constants."""
-    domain = ""
-    known = {*RULES, *CONSTANTS, *BODIES}
-    for line in text.splitlines():
-        if line.startswith("## "):
-            domain = "" if line == "## ai.onnx" else line[3:]
-        cells = line.split(" | ")
-        if len(cells) == 3 and (domain, cells[0].removeprefix("| ")) in known:
-            yield line
+_SHORT = {"rule": "by a rule of their own", "decomposition": "by decomposition", "constant": "constants"}
 
 
 def replaced(readme: str, table: str) -> str:
@@ -208,17 +212,19 @@ def replaced(readme: str, table: str) -> str:
 
 
 def check(found: list[Row]) -> list[str]:
-    """What is out of date. Where another onnx is installed than the tables were made with, it knows other operators:
-    then only the rows that this project decides are compared."""
+    """What is out of date."""
     old_page, old_readme = PAGE.read_text(encoding="utf-8"), README.read_text(encoding="utf-8")
     stale = []
-    if f"with onnx {onnx.__version__};" in old_page:
-        if old_page != page(found):
-            stale.append(f"{PAGE.relative_to(ROOT)} is out of date")
-        if old_readme != replaced(old_readme, short(found)):
-            stale.append(f"{README.name} is out of date")
-    elif list(own_lines(old_page)) != list(own_lines(page(found))):
-        stale.append(f"{PAGE.relative_to(ROOT)} is out of date")
+    if old_page != page(found):
+        stale.append(f"{PAGE.relative_to(ROOT)} is out of date: run python tools/operator_table.py")
+    if old_readme != replaced(old_readme, short(found)):
+        stale.append(f"{README.name} is out of date: run python tools/operator_table.py")
+    unknown = undecided(found)
+    if unknown:
+        stale.append(
+            f"the installed onnx {onnx.__version__} or ONNX Runtime has operators that nobody has decided: "
+            f"{', '.join(unknown)}. Give each a rule, a body, or a refusal with its reason"
+        )
     return stale
 
 
@@ -231,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.check:
         stale = check(found)
         for line in stale:
-            print(f"{line}: run python tools/operator_table.py", file=sys.stderr)
+            print(line, file=sys.stderr)
         return 1 if stale else 0
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(found), encoding="utf-8")

@@ -1,6 +1,7 @@
 """The dynamic-linear calculus: one file an operator family, the only place where operators have mathematics."""
 
 from omenn_onnx.calculus import (
+    branches,
     contractions,
     convolutions,
     einsum,
@@ -25,6 +26,7 @@ __all__ = [
     "Calculus",
     "Operand",
     "Pair",
+    "branches",
     "contractions",
     "convolutions",
     "einsum",

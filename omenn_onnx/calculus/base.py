@@ -8,12 +8,9 @@ outputs, or None for an output that is constant.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from omenn_onnx.errors import CompileError, Unsupported
 from omenn_onnx.graph.emit import Emitter
@@ -96,8 +93,8 @@ QUANTISERS = frozenset(
 """Operators that make carriers of integers."""
 KEEP_INTEGERS = frozenset(
     "Add Cast Clip Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND GlobalMaxPool Identity "
-    "MatMul Max MaxPool Min Mul Neg Pad ReduceMax ReduceMin ReduceSum Relu Reshape ScatterElements ScatterND Slice "
-    "SpaceToDepth Split Squeeze Sub Sum Tile TopK Transpose Trilu Unsqueeze Where".split()
+    "MatMul Max MaxPool Min Mul Neg Pad ReduceMax ReduceMin ReduceSum Relu Reshape Resize ScatterElements ScatterND "
+    "Slice SpaceToDepth Split Squeeze Sub Sum Tile TopK Transpose Trilu Unsqueeze Where".split()
 )
 """Operators whose rule holds for integers as it does for real numbers."""
 _ALIKE = frozenset("Add Clip Concat MatMul Max Min Mul Sub Sum Where".split())
@@ -235,11 +232,11 @@ class Calculus:
                 results.append(None)
                 continue
             y = self.out(node, node.outputs.index(t))
-            ones = self.average([self._everywhere(c, y.shape) for c in carriers])
+            ones = self.average([self.everywhere(c, y.shape) for c in carriers])
             results.append(Pair(self.bias(None, y.t, ones, y.shape), ones))
         return results
 
-    def _everywhere(self, carrier: Pair, shape: Shape) -> Var:
+    def everywhere(self, carrier: Pair, shape: Shape) -> Var:
         """The mean of a carrier's ones over all positions, for an output of ``shape``."""
         rows = bool(shape) and carrier.value.rank > 0 and carrier.value.shape[0] == shape[0]
         mean = self.build.mean(carrier.ones, range(1 if rows else 0, carrier.ones.rank))
@@ -258,24 +255,20 @@ class Calculus:
         t = node.outputs[i]
         return Operand(self.emit.cast(t), None)
 
-    def bias(self, value: Var | None, c: Tensor | float, ones: Var, shape: Shape, finite: bool = True) -> Var:
-        """v + c * o: a constant term of the node at hand. Where c is not known to be finite (a mask of -inf), what is
-        not counts as 0: any finite result multiplies it by 0."""
-        if not finite and isinstance(c, Tensor):
-            e = self.emit
-            real = e.op("Less", e.op("Abs", c), math.inf)
-            c = e.op("Where", real, c, 0.0, dtype=e.dtype, shape=c.shape)
+    def bias(self, value: Var | None, c: Tensor | float, ones: Var, shape: Shape) -> Var:
+        """v + c * o: a constant term of the node at hand."""
         term = self.build.scale(ones, c, shape, bias=True)
         return term if value is None else self.build.add([value, term], shape)
 
-    def average(self, ones: Sequence[Var]) -> Var:
-        """The mean of several ones streams, at their common shape."""
+    def average(self, ones: Sequence[Var], whole: Shape | None = None) -> Var:
+        """The mean of several ones streams, at their common shape in a tensor of shape ``whole``."""
         distinct = {id(o): o for o in ones}
         if len(distinct) == 1:
             return ones[0]
         rank = max(o.rank for o in ones)
         ones = [self.build.reshape(o, (1,) * (rank - o.rank) + o.shape) for o in ones]
-        return self.build.add([self.build.scale(o, 1.0 / len(ones)) for o in ones])
+        joint = join_shapes([o.shape for o in ones], whole)
+        return self.build.add([self.build.scale(o, 1.0 / len(ones)) for o in ones], joint)
 
     def to_rank(self, v: Var, rank: int) -> Var:
         """``v`` with leading axes of size 1 up to ``rank``."""
@@ -295,11 +288,6 @@ def is_scalar(o: Operand) -> bool:
     return o.pair is None and o.value is not None and o.value.size == 1
 
 
-def finite(o: Operand) -> bool:
-    """Whether a constant operand is known to be finite."""
-    return o.value is not None and bool(np.isfinite(o.value).all())
-
-
 __all__ = [
     "CONSTANTS",
     "RULES",
@@ -308,7 +296,6 @@ __all__ = [
     "OutsideCalculus",
     "Pair",
     "constant",
-    "finite",
     "is_scalar",
     "join_shapes",
     "rule",

@@ -31,6 +31,8 @@ def softmax_axis(p: Calculus, t: Tensor | None) -> tuple[int, bool] | None:
         return None
     source = node.input(0)
     if node.op == "Softmax" and node.domain == "":
+        if "axes" in node.attrs:
+            return None
         return int(node.attrs.get("axis", -1)) % t.rank, True
     if node.op == "NaNGuard":
         found = softmax_axis(p, source)
@@ -70,13 +72,14 @@ def _through_unit_axes(
     return axis - sum(1 for r in removed if r < axis), exact
 
 
-def matmul_pair(p: Calculus, pair: Pair, w: Operand, shape: Shape, left: bool, original: Tensor | None) -> Pair:
-    """x W, or W x (``left``), with batch axes broadcast."""
+def matmul_pair(
+    p: Calculus, pair: Pair, w: Operand, shape: Shape, left: bool, softmax: tuple[int, bool] | None
+) -> Pair:
+    """x W, or W x (``left``), with batch axes broadcast. ``softmax``: along which axis W is one, as softmax_axis."""
     rank = len(shape)
     value = p.build.matmul(p.to_rank(pair.value, rank), w.t, shape, left=left)
     ones = p.to_rank(pair.ones, rank)
     axis = rank - 2 if left else rank - 1
-    softmax = softmax_axis(p, original)
     weight_axis = w.rank - 1 if left else w.rank - 2
     if softmax is not None and softmax[0] == weight_axis and ones.shape[axis] != 1:
         out = [_wider(a, b) for a, b in zip(ones.shape[:-2], (1,) * (rank - w.rank) + w.shape[:-2], strict=True)]
@@ -100,6 +103,9 @@ def matmul(p: Calculus, node: Node, A: Operand, B: Operand) -> Pair | None:
     y = p.out(node)
     a, b = _as_matrix(p, A, True), _as_matrix(p, B, False)
     shape = list(y.shape)
+    left, right = (softmax_axis(p, t) for t in node.inputs)
+    if left is not None and A.rank == 1:  # a vector that stands as a row
+        left = 1, left[1]
     if A.rank == 1:
         shape.insert(len(shape) - (0 if B.rank == 1 else 1), 1)
     if B.rank == 1:
@@ -108,8 +114,8 @@ def matmul(p: Calculus, node: Node, A: Operand, B: Operand) -> Pair | None:
         p,
         a,
         b,
-        lambda pair: matmul_pair(p, pair, b, tuple(shape), False, node.input(1)),
-        lambda pair: matmul_pair(p, pair, a, tuple(shape), True, node.input(0)),
+        lambda pair: matmul_pair(p, pair, b, tuple(shape), False, right),
+        lambda pair: matmul_pair(p, pair, a, tuple(shape), True, left),
         Operand(
             p.emit.op("Reshape", y.t, p.emit.shape(shape), shape=tuple(shape)) if len(shape) != y.rank else y.t, None
         ),
@@ -153,7 +159,7 @@ def gemm(
     y = p.out(node)
     a, b = (_transposed(p, o) if flag else o for o, flag in ((A, transA), (B, transB)))
     product_value = p.emit.op("MatMul", a.t, b.t, shape=y.t.shape)
-    left, right = (None if flag else node.input(i) for i, flag in ((0, transA), (1, transB)))
+    left, right = (_turned(softmax_axis(p, node.input(i)), flag) for i, flag in ((0, transA), (1, transB)))
     pair = bilinear(
         p,
         a,
@@ -174,6 +180,10 @@ def gemm(
         C = Operand(p.emit.op("Mul", C.t, beta), None)
     result = total(p, [(Operand(product_value, pair), 1.0), (C, 1.0)], y)
     return None if result is None else Pair(result.value, result.ones)
+
+
+def _turned(softmax: tuple[int, bool] | None, flag: int) -> tuple[int, bool] | None:
+    return (1 - softmax[0], softmax[1]) if softmax is not None and flag else softmax
 
 
 def _transposed(p: Calculus, o: Operand) -> Operand:

@@ -103,7 +103,8 @@ def _einsum_of(
         w_labels = needed
         value = p.build.einsum(x, weight, x_labels, w_labels, out, shape)
     contracted = [c for c in mine if c not in out]
-    if squeezed and softmax is not None and contracted == [softmax_label] and w_labels:
+    summed = {c for t in labels for c in t} - set(out)
+    if squeezed and softmax is not None and contracted == [softmax_label] and len(summed) == 1 and w_labels:
         o, o_labels = _drop_units(p, ones_var, ones_labels, sizes)
         if softmax_label in o_labels:
             kept = "".join(c for c in out if c in o_labels or c in w_labels)

@@ -39,9 +39,9 @@ def apply_function(p: Calculus, f: Function, X: Operand, y: Operand, attrs: dict
     e, v, o = p.emit, X.pair.value, X.pair.ones
     if p.tangent:
         w = f.derivative(e, X.t, y.t, attrs)
-        rest = e.op("Sub", y.t, e.op("Mul", w, X.t))
+        w, rest = at_infinity(e, X.t, y.t, w, e.op("Sub", y.t, e.op("Mul", w, X.t)))
         return Pair(p.bias(p.build.scale(v, w), rest, o, X.shape), o, f.gate)
-    w, b = f.secant(e, X.t, y.t, attrs)
+    w, b = at_infinity(e, X.t, y.t, *f.secant(e, X.t, y.t, attrs))
     value = p.build.scale(v, w)
     if not (isinstance(b, float) and b == 0.0):
         value = p.bias(value, b, o, X.shape)
@@ -49,6 +49,14 @@ def apply_function(p: Calculus, f: Function, X: Operand, y: Operand, attrs: dict
 
 
 # Pieces
+
+
+def at_infinity(e: Emitter, x: Tensor, y: Tensor, w: Tensor, b: Tensor | float) -> tuple[Tensor, Tensor | float]:
+    """W and b, but 0 and f(x) where x is infinite (masked with -inf): what W x would be there nobody can add up."""
+    if e.signs.finite(x):
+        return w, b
+    real = e.op("Less", e.op("Abs", x), math.inf)
+    return where(e, real, w, 0.0), e.op("Where", real, b, y, dtype=e.dtype, shape=y.shape)
 
 
 def where(e: Emitter, condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
@@ -105,7 +113,7 @@ def _exp_secant(e: Emitter, x: Tensor, y: Tensor, attrs: dict[str, Any]) -> Coef
 
 def _sigmoid_secant(e: Emitter, x: Tensor, y: Tensor, attrs: dict[str, Any]) -> Coefficients:
     t = e.op("Tanh", e.op("Mul", x, 0.5))
-    return at_zero(e, x, e.op("Div", t, e.op("Mul", x, 2.0)), 0.25), 0.5
+    return at_zero(e, x, e.op("Div", e.op("Mul", t, 0.5), x), 0.25), 0.5
 
 
 def _softplus_secant(e: Emitter, x: Tensor, y: Tensor, attrs: dict[str, Any]) -> Coefficients:
@@ -358,9 +366,10 @@ def clip(p: Calculus, node: Node, X: Operand, low: Operand | None = None, high: 
     w0 = 1.0 if left is None else e.cast(left)
     rise = y.t if known else e.op("Sub", y.t, zero)
     w = e.op("Where", e.op("Equal", X.t, 0.0), w0, e.op("Div", rise, X.t), dtype=e.dtype, shape=X.t.shape)
+    w, b = at_infinity(e, X.t, y.t, w, 0.0 if known else zero)
     value = p.build.scale(X.pair.value, w)
-    if not known:
-        value = p.bias(value, zero, X.pair.ones, X.shape)
+    if isinstance(b, Tensor):
+        value = p.bias(value, b, X.pair.ones, X.shape)
     return Pair(value, X.pair.ones, rank)
 
 

@@ -7,11 +7,13 @@ positions 0, 1, 2, ...
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, rule
 from omenn_onnx.calculus.elementwise import where
+from omenn_onnx.calculus.scatter_extremes import scatter_extreme
 from omenn_onnx.calculus.shape_ops import along, arange
 from omenn_onnx.graph.ir import Dim, Node, Shape, Tensor
 from omenn_onnx.linear import program as lp
@@ -165,10 +167,18 @@ def reverse_sequence(
 
 
 @rule("OneHot")
-def one_hot(p: Calculus, node: Node, indices: Operand, depth: Operand, values: Operand) -> Pair | None:
-    if values.pair is not None:
-        raise OutsideCalculus("its on and off values depend on the explained input")
-    return None
+def one_hot(
+    p: Calculus, node: Node, indices: Operand, depth: Operand, values: Operand, *, axis: int = -1
+) -> Pair | None:
+    """The off and on values, gathered."""
+    if values.pair is None:
+        return None
+    e, b, shape = p.emit, p.build, p.out(node).shape
+    which = e.op("OneHot", indices.t, depth.t, np.asarray([0, 1], np.int64), axis=axis, shape=shape)
+    flat = e.op("Reshape", which, [-1], shape=(e.new_size(shape),))
+    streams = (values.pair.value, b.broadcast(values.pair.ones, values.shape))
+    value, ones = (b.reshape(b.gather(v, 0, flat, e.new_size(shape)), shape) for v in streams)
+    return Pair(value, ones, values.pair.rank)
 
 
 @rule("ScatterElements", "Scatter")
@@ -182,23 +192,42 @@ def scatter_elements(
     axis: int = 0,
     reduction: str = "none",
 ) -> Pair | None:
+    if reduction == "mul":
+        return _multiplied(p, node, data, indices, updates, axis=axis)
     pick = normalised(p, indices.t, data.shape[axis % data.rank])
     rows = p.emit.op("GatherElements", positions(p, data.shape), pick, axis=axis)
-    return _scatter(p, data, rows, updates, reduction, data.rank)
+    return _scatter(p, node, data, rows, updates, reduction, data.rank)
 
 
 @rule("ScatterND")
 def scatter_nd(
     p: Calculus, node: Node, data: Operand, indices: Operand, updates: Operand, *, reduction: str = "none"
 ) -> Pair | None:
+    if reduction == "mul":
+        return _multiplied(p, node, data, indices, updates)
     depth = indices.shape[-1]
     if isinstance(depth, str):
         raise OutsideCalculus("the length of its index tuples is not known")
     rows = p.emit.op("GatherND", positions(p, data.shape[:depth]), indices.t)
-    return _scatter(p, data, rows, updates, reduction, depth)
+    return _scatter(p, node, data, rows, updates, reduction, depth)
 
 
-def _scatter(p: Calculus, data: Operand, rows: Tensor, updates: Operand, reduction: str, depth: int) -> Pair | None:
+def _multiplied(
+    p: Calculus, node: Node, data: Operand, indices: Operand, updates: Operand, **attrs: Any
+) -> Pair | None:
+    """Data times what meets at each place, which must be constants."""
+    if updates.pair is not None:
+        raise OutsideCalculus("reduction 'mul' multiplies updates that depend on the explained input: use ReduceProd")
+    if data.pair is None:
+        return None
+    ones = p.emit.op("Expand", 1.0, p.emit.shape_of(data.t), shape=data.shape)
+    factor = p.emit.op(node.op, ones, indices.t, updates.t, reduction="mul", shape=data.shape, **attrs)
+    return Pair(p.build.scale(data.pair.value, factor), data.pair.ones, data.pair.rank)
+
+
+def _scatter(
+    p: Calculus, node: Node, data: Operand, rows: Tensor, updates: Operand, reduction: str, depth: int
+) -> Pair | None:
     """Rows of ``data`` (its first ``depth`` axes as one) replaced by, or increased by, ``updates``.
 
     Ones: the same operator; where a constant base shows, the mean of all updates' ones; where updates add up, the mean
@@ -206,17 +235,15 @@ def _scatter(p: Calculus, data: Operand, rows: Tensor, updates: Operand, reducti
     """
     if data.pair is None and updates.pair is None:
         return None
-    if reduction not in ("none", "add"):
-        raise OutsideCalculus(f"reduction {reduction!r} has no linear form")
+    if reduction in ("max", "min"):
+        return scatter_extreme(p, p.out(node).t, data, rows, updates, depth)
     e, b = p.emit, p.build
     front, rest = data.shape[:depth], data.shape[depth:]
     count = e.new_size(front)
     number = e.new_size(updates.shape[: updates.rank - len(rest)])
     flat = e.op("Reshape", rows, [-1], shape=(number,))
     column: Shape = (count, *[1] * len(rest))
-    hits = e.op(
-        "ScatterElements", e.op("Expand", 0.0, e.dim(count)), flat, e.op("Expand", 1.0, e.dim(number)), reduction="add"
-    )
+    hits = e.scatter_add(flat, e.op("Expand", 1.0, e.dim(number), shape=(number,)), 0, (count,))
     hits = e.op("Reshape", hits, e.shape(column), shape=column)
     hit = e.op("Greater", hits, 0.0)
     winning = None
@@ -273,8 +300,7 @@ def _constant_part(
     if winning is not None:
         rows = where(e, winning, rows, 0.0)
     index = e.op("Expand", e.op("Reshape", flat, [-1, *[1] * len(rest)]), e.shape((number, *rest)))
-    zeros = e.op("Expand", 0.0, e.shape((count, *rest)))
-    return e.op("ScatterElements", zeros, index, rows, axis=0, reduction="add", shape=(count, *rest))
+    return e.scatter_add(index, rows, 0, (count, *rest))
 
 
 def _scatter_ones(
@@ -299,8 +325,9 @@ def _scatter_ones(
     if base is None:
         o = updates.pair.ones
         base = b.broadcast(b.reshape(b.mean(o, range(o.rank)), (1,) * len(shape)), shape)
-        inverse = e.op("Reciprocal", e.op("Max", hits, 1.0))
-        return b.add([b.scale(new, inverse), b.select(base, e.op("Not", hit))], shape)
+        if reduction == "add":
+            new = b.scale(new, e.op("Reciprocal", e.op("Max", hits, 1.0)))
+        return b.add([new, b.select(base, e.op("Not", hit))], shape)
     if reduction == "none":
         return b.add([new, b.select(base, e.op("Not", hit))], shape)
     return b.scale(b.add([new, base], shape), e.op("Reciprocal", e.op("Add", hits, 1.0)))

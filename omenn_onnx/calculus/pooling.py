@@ -116,15 +116,18 @@ def global_max_pool(p: Calculus, node: Node, X: Operand) -> Pair | None:
     """The winners in equal shares."""
     if X.pair is None:
         return None
-    axes = list(range(2, X.rank))
-    value = winners(p, X.t, p.out(node).t, X.pair.value, axes)
+    axes, best = list(range(2, X.rank)), p.out(node).t
+    if node.outputs[0].dtype != p.emit.dtype:  # a runtime may keep the operand of a half unrounded
+        best = p.emit.op("ReduceMax", X.t, axes, keepdims=1, shape=best.shape)
+    value = winners(p, X.t, best, X.pair.value, axes)
     return Pair(value, p.build.mean(X.pair.ones, axes))
 
 
 def winners(p: Calculus, x: Tensor, best: Tensor, v: Var, axes: list[int]) -> Var:
     """v summed over ``axes`` where x equals ``best`` (axes kept), each winner with an equal share."""
     won = p.emit.cast(p.emit.op("Equal", x, best, shape=x.shape))
-    share = p.emit.op("Div", won, p.emit.op("ReduceSum", won, axes, keepdims=1), shape=x.shape)
+    count = p.emit.op("Max", p.emit.op("ReduceSum", won, axes, keepdims=1), 1.0)  # (0 where best is NaN)
+    share = p.emit.op("Div", won, count, shape=x.shape)
     return p.build.sum(p.build.scale(v, share), axes)
 
 

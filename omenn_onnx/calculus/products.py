@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, finite, rule
-from omenn_onnx.calculus.elementwise import FUNCTIONS, Function, apply_function, at_zero
+from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, rule
+from omenn_onnx.calculus.elementwise import FUNCTIONS, Function, apply_function, at_zero, quotient
 from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.ir import Node, Tensor
 
@@ -35,7 +35,7 @@ def bilinear(p: Calculus, a: Operand, b: Operand, carry_a: Carry, carry_b: Carry
 
 def shared(p: Calculus, terms: list[Pair], y: Operand) -> Pair:
     """Several carriers of one product: equal shares, or all of them and the rest in the tangent rules."""
-    ones = p.average([t.ones for t in terms])
+    ones = p.average([t.ones for t in terms], y.shape)
     rank = min(t.rank for t in terms)
     if p.tangent:
         value = p.build.add([t.value for t in terms], y.shape)
@@ -50,24 +50,17 @@ def total(p: Calculus, signed: list[tuple[Operand, float]], y: Operand) -> Pair 
     carriers = [(o.pair, sign) for o, sign in signed if o.pair is not None]
     if not carriers:
         return None
-    ones = p.to_rank(p.average([pair.ones for pair, _ in carriers]), y.rank)
+    ones = p.to_rank(p.average([pair.ones for pair, _ in carriers], y.shape), y.rank)
     value = p.build.add([p.build.scale(pair.value, sign) for pair, sign in carriers], y.shape)
     for o, sign in signed:
         if o.pair is None and not _zero(o):
             c = o.t if sign == 1.0 else p.emit.op("Neg", o.t, shape=o.t.shape)
-            value = p.bias(value, c, ones, y.shape, finite=finite(o) or _is_parameter(o))
+            value = p.bias(value, c, ones, y.shape)
     return Pair(value, ones, min(pair.rank for pair, _ in carriers))
 
 
 def _zero(o: Operand) -> bool:
     return o.value is not None and not o.value.any()
-
-
-def _is_parameter(o: Operand) -> bool:
-    """A stored weight whose cast is all that stands between: finite as every stored weight is checked to be."""
-    producer = o.t.producer
-    source = producer.input(0) if producer is not None and producer.op == "Cast" else o.t
-    return source is not None and source.value is not None and bool(np.isfinite(source.value).all())
 
 
 @rule("Add")
@@ -133,6 +126,24 @@ def div(p: Calculus, node: Node, A: Operand, B: Operand) -> Pair | None:
     return Pair(p.bias(value, y.t, carried.ones, y.shape), carried.ones, carried.rank)
 
 
+@rule("Mod")
+def mod(p: Calculus, node: Node, A: Operand, B: Operand) -> Pair | None:
+    """Elementwise in the dividend: W = y / x, 1 at 0; the slope is 1."""
+    if B.pair is not None:
+        raise OutsideCalculus("its divisor depends on the explained input: what it keeps of that jumps")
+    y = p.out(node)
+    f = Function(quotient(1.0), lambda e, x, _, a: e.const(np.ones((), e.dtype)))
+    return apply_function(p, f, _wide(p, node, A, y), y, {})
+
+
+def _wide(p: Calculus, node: Node, X: Operand, y: Operand) -> Operand:
+    """X repeated to the shape of y."""
+    if X.pair is None or X.shape == y.shape:
+        return X
+    pair = Pair(p.build.broadcast(X.pair.value, y.shape), p.to_rank(X.pair.ones, y.rank), X.pair.rank)
+    return Operand(p.emit.op("Expand", X.t, p.emit.shape_of(node.outputs[0]), shape=y.t.shape), pair)
+
+
 @rule("Pow")
 def pow_(p: Calculus, node: Node, X: Operand, Y: Operand) -> Pair | None:
     """x^c: W = x^(c-1) for f(0) = 0 or not finite; c^x is Exp(x log c)."""
@@ -141,9 +152,7 @@ def pow_(p: Calculus, node: Node, X: Operand, Y: Operand) -> Pair | None:
     if X.pair is None:
         if Y.pair is None:
             return None
-        log = p.emit.op("Log", X.t)
-        scaled = Operand(p.emit.op("Mul", Y.t, log, shape=y.t.shape), _times(p, log, y)(Y.pair))
-        return apply_function(p, FUNCTIONS["Exp"], scaled, y, {})
+        return _exponential(p, X.t, Y, y)
     if Y.pair is not None:
         raise OutsideCalculus("its base and its exponent both depend on the explained input")
     known = Y.value
@@ -153,12 +162,30 @@ def pow_(p: Calculus, node: Node, X: Operand, Y: Operand) -> Pair | None:
             return Pair(p.build.broadcast(X.pair.value, y.shape), p.to_rank(X.pair.ones, y.rank), X.pair.rank)
         gate = 4 if c < 0 else X.pair.rank
         f = Function(_power_secant(c), lambda e, x, _, a: _power_slope(e, x, c), gate=gate)
-        wide = Operand(X.t, Pair(p.build.broadcast(X.pair.value, y.shape), p.to_rank(X.pair.ones, y.rank), X.pair.rank))
-        wide.t = (
-            p.emit.op("Expand", X.t, p.emit.shape_of(node.outputs[0]), shape=y.t.shape) if X.shape != y.shape else X.t
-        )
-        return apply_function(p, f, wide, y, {})
+        return apply_function(p, f, _wide(p, node, X, y), y, {})
     return _power_by_tensor(p, X, exponent, y)
+
+
+def _exponential(p: Calculus, c: Tensor, X: Operand, y: Operand) -> Pair:
+    """c^x = Exp(x log c); where c is 0, or negative (with whole x), W = (c^x - 1) / x, 0 at 0; tangent: a constant."""
+    e = p.emit
+    assert X.pair is not None
+    positive = e.op("Greater", c, 0.0)
+    log = e.op("Log", e.op("Where", positive, c, 1.0, dtype=e.dtype))
+    scaled = Operand(e.op("Mul", X.t, log, shape=y.t.shape), _times(p, log, y)(X.pair))
+    power = Operand(e.op("Where", positive, y.t, 1.0, dtype=e.dtype, shape=y.t.shape), None)
+    pair = apply_function(p, FUNCTIONS["Exp"], scaled, power, {})
+    assert pair is not None
+    value, rest = p.build.select(pair.value, positive), y.t
+    if not p.tangent:
+        w = at_zero(e, X.t, e.op("Div", e.op("Sub", y.t, 1.0), X.t, shape=y.t.shape), 0.0)
+        w = e.op("Where", positive, 0.0, w, dtype=e.dtype, shape=y.t.shape)
+        value, rest = (
+            p.build.add([value, p.build.scale(X.pair.value, w, y.shape)], y.shape),
+            e.const(np.ones((), e.dtype)),
+        )
+    rest = e.op("Where", positive, 0.0, rest, dtype=e.dtype, shape=y.t.shape)
+    return Pair(p.bias(value, rest, pair.ones, y.shape), pair.ones, pair.rank)
 
 
 def _power_secant(c: float) -> Callable[..., tuple[Tensor, Tensor | float]]:

@@ -33,7 +33,7 @@ def scan(p: Calculus, node: Node, *operands: Operand) -> list[Pair | None]:
     if not isinstance(step, Step):
         raise OutsideCalculus(node.refusal or "its body is not known")
     count = len(step.states)
-    captured = [t for t in node.captured if t in p.pairs]
+    captured = [t for t in dict.fromkeys(node.captured) if t in p.pairs]
     sequences: list[tuple[int, Pair]] = []
     for k, (o, s) in enumerate(zip(operands[count:], step.sequences, strict=True)):
         if o.pair is not None:
@@ -191,7 +191,7 @@ def _recurrence(
         step, tuple(inner.build.equations), tuple(before), tuple(behind), tuple(lanes), tuple(kept), tuple(outputs),
         tuple(shapes), (*present, *[True] * (2 * len(sequences) + 2 * len(captured))),
     )  # fmt: skip
-    parts = iter(p.build.recurrence(primitive, inputs, [*shapes, *found]))
+    parts = iter(p.build.parts(primitive, inputs, [*shapes, *found]))
     result: list[Pair | None] = []
     for c, new in zip(carried, step.new_states, strict=True):
         if c is None:

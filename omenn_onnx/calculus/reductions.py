@@ -85,6 +85,8 @@ def reduce_max(
     """The winners in equal shares."""
     reduced = reduced_axes(p, X, axes, noop_with_empty_axes)
     best = _keep(p, p.out(node), X, reduced)
+    if node.outputs[0].dtype != p.emit.dtype:  # a runtime may keep the operand of a half unrounded
+        best = p.emit.op(node.op, X.t, reduced, keepdims=1, shape=best.shape)
     return _reduce(p, X, reduced, keepdims, lambda v, a: winners(p, X.t, best, v, a) if a else v)
 
 

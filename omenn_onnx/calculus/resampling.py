@@ -32,10 +32,14 @@ def resize(
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
 ) -> Pair | None:
-    """Interpolation along one axis after the other; ONNX's own Resize, run on an identity matrix, gives each matrix."""
+    """Interpolation along one axis after the other; ONNX's own Resize, run on an identity matrix, gives each matrix.
+    What an interpolation between integers rounds goes to the bias."""
     if X.pair is None:
         return None
     y = p.out(node)
+    rounded = mode != "nearest" and not node.outputs[0].is_float
+    if rounded and coordinate_transformation_mode == "tf_crop_and_resize":
+        raise OutsideCalculus("it crops integers: dequantise in front of it")
     listed = list(range(X.rank)) if axes is None else [int(a) % X.rank for a in axes]
     if coordinate_transformation_mode == "tf_crop_and_resize":
         return _crop(p, node, X, roi, scales, sizes, listed, extrapolation_value)
@@ -59,6 +63,10 @@ def resize(
             matrix = _resize_matrix(p, node, X.shape[a], y.shape[a], scales, i)
         value = _mix(p, value, a, matrix, y.shape[a])
         ones = ones if ones.shape[a] == 1 else _mix(p, ones, a, matrix, y.shape[a])
+    if rounded:
+        operands = (None if o is None else o.t for o in (roi, scales, sizes))
+        real = p.emit.op("Resize", X.t, *operands, shape=y.shape, **node.attrs)
+        value = p.bias(value, p.emit.op("Sub", y.t, real, shape=y.shape), ones, y.shape)
     return Pair(value, ones, X.pair.rank)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, finite, rule
+from omenn_onnx.calculus.base import Calculus, Operand, OutsideCalculus, Pair, rule
 from omenn_onnx.calculus.elementwise import positive, where
 from omenn_onnx.calculus.products import times
 from omenn_onnx.calculus.shape_ops import along, arange
@@ -28,7 +28,7 @@ def chosen(p: Calculus, condition: Operand, A: Operand, B: Operand, y: Operand) 
         ones = A.pair.ones
         if ones is not B.pair.ones:
             parts = [p.to_rank(o, y.rank) for o in (A.pair.ones, B.pair.ones)]
-            joint = join_shapes([o.shape for o in parts] + [condition.shape])
+            joint = join_shapes([*(o.shape for o in parts), condition.shape], y.shape)
             ones = p.build.add(
                 [p.build.select(parts[0], condition.t, joint), p.build.select(parts[1], other, joint)], joint
             )
@@ -39,7 +39,7 @@ def chosen(p: Calculus, condition: Operand, A: Operand, B: Operand, y: Operand) 
     ones = p.to_rank(carrier.pair.ones, y.rank)
     value = p.build.select(carrier.pair.value, mask, y.shape)
     if constant.value is None or constant.value.any():
-        value = p.bias(value, where(e, mask, 0.0, constant.t), ones, y.shape, finite=finite(constant))
+        value = p.bias(value, where(e, mask, 0.0, constant.t), ones, y.shape)
     return Pair(value, ones, carrier.pair.rank)
 
 
@@ -69,9 +69,12 @@ def extremum(p: Calculus, node: Node, *operands: Operand) -> Pair | None:
         return None
     if len(operands) == 1:
         return operands[0].pair
-    won = [e.op("Equal", o.t, y.t, shape=y.shape) for o in operands]
+    best = y.t
+    if node.outputs[0].dtype != e.dtype:  # a runtime may keep the operands of a half unrounded
+        best = e.op(node.op, *[o.t for o in operands], shape=y.shape)
+    won = [e.op("Equal", o.t, best, shape=y.shape) for o in operands]
     flags = [e.cast(w) for w in won]
-    count = e.op("Sum", *flags, shape=y.shape)
+    count = e.op("Max", e.op("Sum", *flags, shape=y.shape), 1.0)  # (0 where y is NaN)
     shares = [e.op("Div", f, count, shape=y.shape) for f in flags]
     carried = [(o, o.pair, f, s) for o, f, s in zip(operands, flags, shares, strict=True) if o.pair is not None]
     value = p.build.add([p.build.scale(pair.value, s, y.shape) for _, pair, _, s in carried], y.shape)
@@ -110,7 +113,7 @@ def concat(p: Calculus, node: Node, *operands: Operand, axis: int) -> Pair | Non
         stream = p.build.broadcast(mean if o.pair is None else o.pair.ones, part)
         ones.append(stream)
         if o.pair is None:
-            values.append(p.bias(None, o.t, mean, o.shape, finite=finite(o)))
+            values.append(p.bias(None, o.t, mean, o.shape))
         else:
             values.append(o.pair.value)
     joined = first if uniform else p.build.concat(ones, axis, (*outer[:axis], y.shape[axis], *outer[axis + 1 :]))
@@ -168,7 +171,7 @@ def pad(
             zeros = p.emit.op("Expand", 0.0, p.emit.shape(X.shape), shape=X.shape)
             edges = [around.get(a, (0, 0))[end] for end in (0, 1) for a in range(X.rank)]
             frame = p.emit.op("Pad", zeros, edges, c.t, shape=y.shape, mode="constant")
-            value = p.bias(value, frame, ones, y.shape, finite=finite(c))
+            value = p.bias(value, frame, ones, y.shape)
     return Pair(value, ones, X.pair.rank)
 
 

@@ -105,8 +105,12 @@ def reshape(p: Calculus, node: Node, X: Operand, _: Operand | None = None) -> Pa
 @rule("Identity", "Cast", "CastLike", "NaNGuard")
 def identity(p: Calculus, node: Node, X: Operand, _: Operand | None = None) -> Pair | None:
     """Itself; a cast between float types too. What a cast rounds belongs to no stream: coefficients are taken behind
-    it."""
-    return X.pair
+    it. Only where that is not small (float8, float4) it is the bias: it is a quantiser then."""
+    y = node.outputs[0]
+    if X.pair is None or y.dtype is None or y.dtype.itemsize > 1:
+        return X.pair
+    residual = p.emit.op("Sub", p.out(node).t, X.t)
+    return Pair(p.bias(X.pair.value, residual, X.pair.ones, X.shape), X.pair.ones, X.pair.rank)
 
 
 @rule("Dropout")
@@ -226,10 +230,9 @@ def _cut(
             begin = p.emit.op("Max", p.emit.op("Add", p.emit.dim(size), [start], shape=(1,)), [0], shape=(1,))
         return lambda v, a: along(p, v, a, begin, kept)
     line = arange(p, size)
-    pieces = [p.emit.op("Gather", t.t, [i], axis=0, shape=(1,)) for t in (starts, ends)]
-    pieces += [p.emit.const(np.asarray([0], np.int64))]
-    if steps is not None:
-        pieces.append(p.emit.op("Gather", steps.t, [i], axis=0, shape=(1,)))
+    known = [t for t in (starts, ends, steps) if t is not None]
+    pieces = [p.emit.cast(p.emit.op("Gather", t.t, [i], axis=0, shape=(1,)), np.dtype(np.int64)) for t in known]
+    pieces.insert(2, p.emit.const(np.asarray([0], np.int64)))
     indices = p.emit.op("Slice", line, *pieces, shape=(kept,))
     return lambda v, a: p.build.gather(v, a, indices, kept)
 

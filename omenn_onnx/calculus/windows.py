@@ -114,7 +114,9 @@ def mean_of_taps(
     count = valid_taps(p, source[-n:], window, out[-n:], adjoint=adjoint, begin=begin)
     summed = p.build.window_sum(full, window, target, adjoint=adjoint)
     if count.value is not None and count.value.all():
-        return p.build.scale(summed, p.emit.const(np.asarray(1.0 / count.value, p.emit.dtype)))
+        counts = count.value.reshape(-1)
+        inverse = 1.0 / (counts[0] if (counts == counts[0]).all() else count.value)
+        return p.build.scale(summed, p.emit.const(np.asarray(inverse, p.emit.dtype)))
     inverse = p.emit.op("Reciprocal", p.emit.op("Max", count, 1.0))
     inside = p.build.scale(summed, inverse)
     if not _may_be_empty(window, source[-n:], out[-n:], adjoint, count):

@@ -22,6 +22,9 @@ def make_parser() -> Parser:
         prog="omenn-compile",
         description="Rewrite an ONNX model so that it returns, with its prediction, C_w and C_b: "
         "score = sum(C_w * X) + sum(C_b), exactly, at every input.",
+        epilog="Weights in external data stay there, unchanged. OUT.onnx shares them where it stands beside "
+        "MODEL.onnx; in another folder they are copied to it (runtimes refuse data outside of a model's folder, and "
+        "links), but never over a file of other content. A folder may be moved as a whole.",
     )
     p.add_argument("model", metavar="MODEL.onnx", type=Path)
     p.add_argument("-o", "--out", metavar="OUT.onnx", type=Path, help="default: MODEL.omenn.onnx")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import numpy as np
 from omenn_onnx.cli import Parser, UsageError, add_reading_options, run_cli, table
 from omenn_onnx.cli.reading import batch_size, files_of, samples
 from omenn_onnx.errors import ModelFileError
-from omenn_onnx.runtime.engines import Engine, OrtEngine, ReferenceEngine
+from omenn_onnx.runtime.engines import Engine, OrtEngine, ReferenceEngine, Results
 from omenn_onnx.runtime.explainer import Explainer
 from omenn_onnx.runtime.feeds import rows_of
 from omenn_onnx.runtime.random_feeds import random_feeds, shapes_for, tables_of
-from omenn_onnx.runtime.sessions import one_line
+from omenn_onnx.runtime.sessions import one_line, runtime
 from omenn_onnx.runtime.targets import size_of_output
 from omenn_onnx.runtime.verification import Verification, lines
 
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if original is not None:
             wanted = {i.name for i in (*original.inputs, *original.optional)}
             own = {n: v for n, v in explanation.feeds.items() if n in wanted}
-            found.outputs(explanation.outputs, original.run(own), where)
+            plain = None if isinstance(original, ReferenceEngine) else partial(_unoptimised, args, own)
+            found.outputs(explanation.outputs, original.run(own), where, plain)
         tried += 1
     _print(found, explainer, args, tried)
     return WITHIN if found.passed else OUTSIDE
@@ -86,6 +88,14 @@ def _engine(args: Namespace) -> Engine:
         said = one_line(error).split(" (a float64")[0]
         print(f"omenn-verify: {said}: onnx's reference evaluator runs it, slowly", file=sys.stderr)
         return ReferenceEngine(args.compiled)
+
+
+def _unoptimised(args: Namespace, feeds: Mapping[str, Any]) -> Results:
+    """What the original gives without the runtime's optimisation."""
+    options = runtime().SessionOptions()
+    options.graph_optimization_level = runtime().GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    return OrtEngine(args.original, args.provider, options).run(feeds)
 
 
 def _given(explainer: Explainer, args: Namespace) -> Iterator[tuple[dict[str, Any], str, int]]:

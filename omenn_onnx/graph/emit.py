@@ -9,12 +9,15 @@ import numpy as np
 import onnx
 
 from omenn_onnx.graph.ir import Array, Dim, Graph, Node, Shape, Tensor
+from omenn_onnx.graph.signs import Signs
 
 _ELEMENTWISE = frozenset(
     "Abs Add And Atan Cast Ceil Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid "
     "HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Min Mish Mul Neg Not Or Pow Reciprocal Relu "
     "Round Sigmoid Sign Sin Sinh Softmax Softplus Sqrt Sub Sum Tan Tanh Where".split()
 )
+_KNOWN = 4096
+"""Casts of constants up to this size keep their value known."""
 _PROPAGATED = frozenset("Reshape Slice Squeeze Transpose Unsqueeze".split())
 _BOOLEAN = frozenset("And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or".split())
 
@@ -36,6 +39,12 @@ def broadcast_shapes(shapes: Iterable[Shape | None]) -> Shape | None:
     return tuple(result)
 
 
+def _cast(value: Array | None, dtype: np.dtype[Any]) -> Array:
+    assert value is not None
+    with np.errstate(over="ignore"):
+        return value.astype(dtype)
+
+
 class Emitter:
     """Appends nodes to ``nodes``. Float constants take the explanation's type ``dtype``.
 
@@ -48,6 +57,7 @@ class Emitter:
         self.prefix = prefix
         self.nodes: list[Node] = []
         self.constants: list[Tensor] = []
+        self.signs = Signs()
         self._seen: dict[tuple[Any, ...], list[Tensor]] = {}
         self._sources: dict[str, tuple[Tensor, int]] | None = None
         self._derived: dict[str, Tensor] = {}
@@ -139,11 +149,34 @@ class Emitter:
         return self._seen[key][0]
 
     def cast(self, t: Tensor, dtype: np.dtype[Any] | None = None) -> Tensor:
-        """``t`` in the explanation's type (or ``dtype``); itself when it already is."""
+        """``t`` in the explanation's type (or ``dtype``); itself when it already is. Of a small constant the value
+        stays known."""
         dtype = self.dtype if dtype is None else dtype
         if t.dtype == dtype:
             return t
-        return self.op("Cast", t, shape=t.shape, dtype=dtype, to=type_code(dtype))
+        y = self.op("Cast", t, shape=t.shape, dtype=dtype, to=type_code(dtype))
+        sizes = [d for d in t.shape or () if isinstance(d, int)]
+        small = t.shape is not None and len(sizes) == len(t.shape) and np.prod(sizes) <= _KNOWN
+        if t.load is not None and y.load is None and small:
+            y.load = lambda: _cast(t.value, dtype)
+        return y
+
+    def finite(self, t: Tensor) -> Tensor:
+        """``t`` with 0 for what is not finite; itself where that is known not to be."""
+        if self.signs.finite(t):
+            return t
+        if t.load is not None and t.value is not None:
+            return self.const(np.where(np.isfinite(t.value), t.value, np.zeros((), t.dtype)))
+        real = self.op("Less", self.op("Abs", t, shape=t.shape), np.asarray(np.inf, t.dtype), shape=t.shape)
+        return self.op("Where", real, t, np.zeros((), t.dtype), dtype=t.dtype, shape=t.shape)
+
+    def scatter_add(self, indices: Tensor, x: Tensor, axis: int, shape: Shape) -> Tensor:
+        """y[indices[i, j, ...], j, ...] += x[i, j, ...] (along ``axis``) from a y of zeros of ``shape``; in float32 at
+        least: ONNX Runtime's ScatterElements adds no half floats."""
+        wide = np.promote_types(self.dtype, np.float32)
+        zeros = self.op("Expand", np.zeros((), wide), self.shape(shape), shape=shape)
+        added = self.op("ScatterElements", zeros, indices, self.cast(x, wide), axis=axis, reduction="add", shape=shape)
+        return self.cast(added)
 
     # Sizes at run time
 

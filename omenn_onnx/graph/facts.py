@@ -19,7 +19,7 @@ from omenn_onnx.graph.files import skeleton
 from omenn_onnx.graph.flatten import branch_of, flatten
 from omenn_onnx.graph.ir import Array, Dim, Shape
 from omenn_onnx.graph.loop_shapes import tell_loops
-from omenn_onnx.graph.sizes import follow_sizes
+from omenn_onnx.graph.sizes import MADE_UP, follow_sizes, follow_vectors
 from omenn_onnx.graph.standins import put_stand_ins
 
 _FOLDED = frozenset(
@@ -30,9 +30,8 @@ _FOLDED = frozenset(
 _FOLD_LIMIT = 4096
 _UNTRUSTED = frozenset({"", "?", "None", "none", "unk", "-1"})
 _MAX_ROUNDS = 6
+_VECTOR_TYPES = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 _GIVEN = "given:"
-_MADE_UP = "unk__"
-"""How onnx's data propagation names the sizes that it makes up."""
 
 
 @dataclass
@@ -56,8 +55,9 @@ def collect_facts(proto: onnx.ModelProto) -> Facts:
         declared[v.name] = onnx.ValueInfoProto.FromString(v.SerializeToString())
     static = all(d.HasField("dim_value") for v in proto.graph.input for d in v.type.tensor_type.shape.dim)
     _keep_unknown(bare)
+    handed = {v.name for v in (*bare.graph.input, *bare.graph.initializer)}  # inference reads such an output's shape
     for output in bare.graph.output:
-        if output.type.HasField("tensor_type"):
+        if output.type.HasField("tensor_type") and output.name not in handed:
             output.type.tensor_type.ClearField("shape")
     for given in bare.graph.input:
         for i, d in enumerate(given.type.tensor_type.shape.dim):
@@ -70,9 +70,10 @@ def collect_facts(proto: onnx.ModelProto) -> Facts:
     inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     for _ in range(_MAX_ROUNDS):
         fresh = _fold(bare, _raw_shapes(inferred), values)
+        fresh |= _followed(inferred, values | fresh)
         values.update(fresh)
         _substitute(bare, fresh)
-        told = tell_loops(bare, inferred, values)
+        told = tell_loops(bare, inferred, values) | _doubt_resizes(bare, _raw_shapes(inferred), values)
         if not (_take_branches(bare, values) or fresh or told):
             break
         inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
@@ -86,7 +87,7 @@ def _set_apart(bare: onnx.ModelProto) -> None:
     for group in (bare.graph.input, bare.graph.value_info, bare.graph.output):
         for v in group:
             for d in v.type.tensor_type.shape.dim:
-                if d.dim_param.startswith(_MADE_UP):
+                if d.dim_param.startswith(MADE_UP):
                     d.dim_param = f"{_GIVEN}{d.dim_param}" if d.dim_param in given else ""
 
 
@@ -154,6 +155,41 @@ def _fold(model: onnx.ModelProto, shapes: dict[str, list[Dim | None]], known: di
         result = _evaluate(node, {i: v for i, v in zip(node.input, inputs, strict=True) if v is not None}, opsets)
         fresh.update({n: v for n, v in result.items() if v.size <= _FOLD_LIMIT})
     return fresh
+
+
+def _followed(inferred: onnx.ModelProto, values: dict[str, Array]) -> dict[str, Array]:
+    """Values of integer vectors that come from shapes which are known in part."""
+    raw = _raw_shapes(inferred)
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.output)}
+    found: dict[str, Array] = {}
+    for name, vector in follow_vectors(inferred.graph.node, raw, values).items():
+        rank, kind = raw.get(name), types.get(name, 0)
+        if name not in values and rank is not None and len(rank) <= 1 and kind in _VECTOR_TYPES:
+            value = np.asarray(vector, onnx.helper.tensor_dtype_to_np_dtype(kind))
+            found[name] = value.reshape(()) if not rank else value
+    return found
+
+
+def _doubt_resizes(model: onnx.ModelProto, shapes: dict[str, list[Dim | None]], values: dict[str, Array]) -> bool:
+    """Runtimes disagree where the size times a scale is a whole number but for rounding (5 * 1.8): that size is left to
+    the run. Whether there was such a Resize."""
+    found = False
+    for node in model.graph.node:
+        if node.op_type != "Resize" or node.domain not in ("", "ai.onnx") or len(node.input) < 3:
+            continue
+        scales, sizes = values.get(node.input[2]), shapes.get(node.input[0])
+        axes = next((list(a.ints) for a in node.attribute if a.name == "axes"), None)
+        if scales is None or sizes is None or not scales.size:
+            continue
+        known = [(s, sizes[a]) for s, a in zip(scales, range(len(sizes)) if axes is None else axes, strict=True)]
+        products = [(float(s) * n, float(np.float32(s) * np.float32(n))) for s, n in known if isinstance(n, int)]
+        if all(int(exact) == int(rounded) for exact, rounded in products):
+            continue
+        name = f"{node.output[0]}: its scales"
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, scales.shape))
+        node.input[2] = name
+        found = True
+    return found
 
 
 def _note_static(name: str, partial: dict[str, list[Dim | None]], fresh: dict[str, Array]) -> None:
@@ -268,7 +304,7 @@ def _symbol(name: str, axis: int, d: Dim | None) -> Dim:
     if d is None:
         return f"{name}#{axis}"
     if isinstance(d, str):
-        return f"{d}#" if d.startswith(_MADE_UP) else d.removeprefix(_GIVEN)
+        return f"{d}#" if d.startswith(MADE_UP) else d.removeprefix(_GIVEN)
     return d
 
 
@@ -294,7 +330,7 @@ def _merge_declared(
                 continue
             if ours is None:
                 raw[name][i] = theirs
-            elif isinstance(ours, str) and ours.startswith(_MADE_UP):
+            elif isinstance(ours, str) and ours.startswith(MADE_UP):
                 known_as.setdefault(ours, theirs)
 
 
@@ -311,7 +347,7 @@ def _learn(raw: dict[str, list[Dim | None]], known_as: dict[str, Dim], found: di
                     continue
                 if a is None:
                     ours[i], learnt = b, True
-                elif isinstance(a, str) and a.startswith(_MADE_UP) and a not in known_as:
+                elif isinstance(a, str) and a.startswith(MADE_UP) and a not in known_as:
                     known_as[a], learnt = b, True
     return learnt
 

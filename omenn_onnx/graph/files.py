@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 
 from omenn_onnx.errors import ModelFileError
 from omenn_onnx.graph.saving import PROTOBUF_LIMIT, AnyPath, save_model
 from omenn_onnx.graph.skeleton import skeleton
-from omenn_onnx.graph.walk import graphs_of, subgraphs_of, tensor_bytes, tensors_of
+from omenn_onnx.graph.walk import captured_names, graphs_of, nodes_of, tensor_bytes, tensors_of
 
 __all__ = ["OLDEST_OPSET", "LoadedModel", "load_model", "save_model", "skeleton"]
 
@@ -53,7 +53,7 @@ def load_model(source: AnyPath | bytes | ModelProto, folder: AnyPath | None = No
 
     ``folder`` says where the external data of a model given in memory lies; for a path it is the file's own folder.
     What ONNX Runtime accepts though the ONNX checker does not is put right in the loaded copy: a graph without a name,
-    nodes out of order, missing imports of operator domains, repeated metadata keys.
+    nodes out of order, missing imports of operator domains, the default domain spelt out, repeated metadata keys.
 
     Raises ModelFileError, whose message is one line that names the file.
     """
@@ -91,10 +91,7 @@ def _read(path: Path) -> bytes:
         if info.st_size == 0:
             raise ModelFileError(f"{path}: the file is empty")
         if info.st_size > PROTOBUF_LIMIT:
-            raise ModelFileError(
-                f"{path}: has {info.st_size / 1e9:.1f} GB, but no ONNX file is larger than 2 GB: "
-                "it is damaged or something else (larger models keep their weights in external data)"
-            )
+            raise _too_large(str(path), info.st_size)
         return path.read_bytes()
     except FileNotFoundError as e:
         raise ModelFileError(f"{path}: no such file") from e
@@ -102,9 +99,18 @@ def _read(path: Path) -> bytes:
         raise ModelFileError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from e
 
 
+def _too_large(label: str, size: int) -> ModelFileError:
+    return ModelFileError(
+        f"{label}: has {size / 1e9:.1f} GB, but no ONNX file is larger than 2 GB: "
+        "it is damaged or something else (larger models keep their weights in external data)"
+    )
+
+
 def _parse(data: bytes, label: str) -> ModelProto:
     if not data:
         raise ModelFileError(f"{label}: the file is empty")
+    if len(data) > PROTOBUF_LIMIT:
+        raise _too_large(label, len(data))
     known = {
         b"PK\x03\x04": "it is a zip archive (a PyTorch checkpoint? export the model with torch.onnx.export)",
         b"version https://git-lfs": "it is a Git LFS pointer; fetch the file itself with 'git lfs pull'",
@@ -193,6 +199,12 @@ def _tolerate(proto: ModelProto, label: str) -> None:
     """Put right what ONNX Runtime accepts but the ONNX checker, rightly, does not."""
     if not proto.graph.name:
         proto.graph.name = "graph"
+    for node in nodes_of(proto):
+        if node.domain == "ai.onnx":
+            node.domain = ""
+    for imports in (proto.opset_import, *(f.opset_import for f in proto.functions)):
+        for o in imports:
+            o.domain = "" if o.domain == "ai.onnx" else o.domain
     imported = {o.domain or "ai.onnx" for o in proto.opset_import}
     used = {n.domain or "ai.onnx" for g in graphs_of(proto) for n in g.node}
     for domain in sorted(used - imported):
@@ -209,7 +221,7 @@ def _tolerate(proto: ModelProto, label: str) -> None:
 def _sort_nodes(graph: GraphProto, label: str) -> None:
     """Bring producers before consumers; nodes that are in order already keep their order."""
     producer = {name: k for k, n in enumerate(graph.node) for name in n.output if name}
-    needs = [{producer[name] for name in _names_used(n) if name in producer} for n in graph.node]
+    needs = [{producer[name] for name in (*n.input, *captured_names(n)) if name in producer} for n in graph.node]
     if all(not wanted or max(wanted) < k for k, wanted in enumerate(needs)):
         return
     order: list[int] = []
@@ -233,17 +245,6 @@ def _sort_nodes(graph: GraphProto, label: str) -> None:
     place = {k: position for position, k in enumerate(order)}
     places = (place[k] for k in range(len(order)))
     graph.node.sort(key=lambda _: next(places))  # sort asks for the keys in order, once each
-
-
-def _names_used(node: NodeProto) -> set[str]:
-    """Names that ``node`` reads, also from inside its subgraphs (inner names included: they are unique in a model)."""
-    used, pending = set(node.input), subgraphs_of(node)
-    while pending:
-        graph = pending.pop()
-        used.update(name for n in graph.node for name in n.input)
-        used.update(o.name for o in graph.output)
-        pending.extend(g for n in graph.node for g in subgraphs_of(n))
-    return used
 
 
 def _check_tensor(tensor: TensorProto, folder: Path | None, label: str) -> int:

@@ -45,7 +45,8 @@ class Tensor:
 
     @property
     def is_float(self) -> bool:
-        return self.dtype is not None and (self.dtype.kind == "f" or self.dtype.name == "bfloat16")
+        """Whether its type is a float: numpy's, or bfloat16, float8, float4."""
+        return self.dtype is not None and self.dtype.name.startswith(("float", "bfloat"))
 
 
 @dataclass(eq=False, slots=True)

@@ -18,6 +18,7 @@ def read_graph(proto: onnx.ModelProto, folder: str = "") -> Graph:
     facts = collect_facts(proto)
     tensors: dict[str, Tensor] = {}
     initializers = {i.name: i for i in proto.graph.initializer}
+    sparse = {s.values.name: s for s in proto.graph.sparse_initializer}
     overridable = {v.name for v in proto.graph.input}
 
     def tensor(name: str) -> Tensor:
@@ -28,6 +29,8 @@ def read_graph(proto: onnx.ModelProto, folder: str = "") -> Graph:
             )
             if name in initializers and name not in overridable:
                 t.const, t.load = True, _loader(initializers[name], folder)
+            elif name in sparse:
+                t.const, t.load = True, _dense(sparse[name], folder)
             elif name in facts.values:
                 t.const, t.load = True, _giver(facts.values[name])
             tensors[name] = t
@@ -51,9 +54,9 @@ def read_graph(proto: onnx.ModelProto, folder: str = "") -> Graph:
                 output.const = True
             if node.op == "Constant" and "value" in node.attrs and node.outputs[0].load is None:
                 node.outputs[0].load = _loader(node.attrs["value"], folder)
+        if node.op == "CastLike":
+            _cast_constant(node)
         nodes.append(node)
-    for i in proto.graph.sparse_initializer:
-        tensor(i.values.name).const = True
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in proto.opset_import}
     return Graph(
         nodes,
@@ -79,6 +82,30 @@ def _loader(proto: onnx.TensorProto, folder: str) -> Callable[[], Array]:
         return np.asarray(value)
 
     return load
+
+
+def _dense(proto: onnx.SparseTensorProto, folder: str) -> Callable[[], Array]:
+    """A sparse tensor written out: its indices are positions, or places of the flattened tensor."""
+
+    def load() -> Array:
+        values = np.asarray(onnx.numpy_helper.to_array(proto.values, folder))
+        indices = np.asarray(onnx.numpy_helper.to_array(proto.indices, folder))
+        dense = np.zeros(tuple(proto.dims), values.dtype)
+        places = np.ravel_multi_index(tuple(indices.T), dense.shape) if indices.ndim == 2 else indices
+        dense.reshape(-1)[places] = values
+        return dense
+
+    return load
+
+
+def _cast_constant(node: Node) -> None:
+    """CastLike of a constant is one: of the second input only the type matters."""
+    source, y = node.inputs[0], node.outputs[0]
+    if source is None or not source.const:
+        return
+    y.const = True
+    if y.load is None and y.dtype is not None and source.value is not None:
+        y.load = _giver(source.value.astype(y.dtype))
 
 
 def _giver(value: Array) -> Callable[[], Array]:

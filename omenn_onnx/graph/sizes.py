@@ -7,6 +7,7 @@ and unknowns, and what they say of the outputs of Reshape, Expand and ConstantOf
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -15,6 +16,9 @@ import onnx
 
 from omenn_onnx.graph.ir import Array, Dim
 
+MADE_UP = "unk__"
+"""How onnx's data propagation names the sizes that it makes up."""
+_PRODUCT = re.compile(r"\w+(\*\w+)+")
 Sizes = list["Dim | None"]
 Attrs = dict[str, Any]
 Vector = Callable[[str], "Sizes | None"]
@@ -31,6 +35,18 @@ def follow_sizes(
     return follower.found
 
 
+def follow_vectors(
+    nodes: Iterable[onnx.NodeProto], shapes: Mapping[str, Sizes], values: Mapping[str, Array]
+) -> dict[str, list[int]]:
+    """Integer vectors whose elements are all known, though they come from shapes that are not."""
+    follower = _Follower(shapes, values)
+    for node in nodes:
+        if node.domain in ("", "ai.onnx"):
+            follower.visit(node)
+    found = {name: [d for d in v if isinstance(d, int)] for name, v in follower.vectors.items()}
+    return {name: v for name, v in found.items() if len(v) == len(follower.vectors[name])}
+
+
 class _Follower:
     """What is known so far: integer vectors, comparisons of them, and shapes."""
 
@@ -38,13 +54,13 @@ class _Follower:
         self.values = values
         self.shapes = dict(shapes)
         self.found: dict[str, Sizes] = {}
-        self._vectors: dict[str, Sizes] = {}
+        self.vectors: dict[str, Sizes] = {}
         self._truth: dict[str, list[bool | None]] = {}
 
     def vector(self, name: str) -> Sizes | None:
         """The elements of an integer tensor of at most one axis, as far as they are known."""
-        if name in self._vectors:
-            return self._vectors[name]
+        if name in self.vectors:
+            return self.vectors[name]
         value = self.values.get(name)
         if value is None or value.dtype.kind not in "iu" or value.ndim > 1:
             return None
@@ -58,7 +74,9 @@ class _Follower:
         if node.op_type in _VECTORS:
             result = _VECTORS[node.op_type](node, attrs, self.vector, self.shapes)
             if result is not None:
-                self._vectors[node.output[0]] = result
+                self.vectors[node.output[0]] = result
+        elif node.op_type == "Split":
+            self._split(node, attrs)
         for name, shape in zip(node.output, self._shapes_of(node, attrs), strict=False):
             if shape is not None:
                 ours = self.shapes.get(name)
@@ -77,7 +95,18 @@ class _Follower:
             self._truth[node.output[0]] = [_equal(x, y) for x, y in zip(a, b, strict=False)]
         elif len(a) == len(b) == len(self._truth.get(node.input[0], [])):
             chosen = zip(self._truth[node.input[0]], a, b, strict=True)
-            self._vectors[node.output[0]] = [None if t is None else x if t else y for t, x, y in chosen]
+            self.vectors[node.output[0]] = [None if t is None else x if t else y for t, x, y in chosen]
+
+    def _split(self, node: onnx.NodeProto, attrs: Attrs) -> None:
+        """Pieces of a vector, of the lengths given or of one length."""
+        data = self.vector(node.input[0])
+        given = self.vector(node.input[1]) if len(node.input) > 1 else attrs.get("split")
+        if data is None or (given is None and len(data) % len(node.output)):
+            return
+        lengths = given or [len(data) // len(node.output)] * len(node.output)
+        if all(isinstance(n, int) for n in lengths) and len(lengths) == len(node.output):
+            for name, n in zip(node.output, lengths, strict=True):
+                self.vectors[name], data = data[:n], data[n:]
 
     def _shapes_of(self, node: onnx.NodeProto, attrs: Attrs) -> list[Sizes | None]:
         """What the node says of the shapes of its outputs."""
@@ -253,7 +282,14 @@ def _same(node: onnx.NodeProto, attrs: Attrs, vector: Vector, shapes: Mapping[st
     return vector(node.input[0])
 
 
+def _negated(node: onnx.NodeProto, attrs: Attrs, vector: Vector, shapes: Mapping[str, Sizes]) -> Sizes | None:
+    data = vector(node.input[0])
+    return None if data is None else [-d if isinstance(d, int) else None for d in data]
+
+
 def _arithmetic(node: onnx.NodeProto, attrs: Attrs, vector: Vector, shapes: Mapping[str, Sizes]) -> Sizes | None:
+    if len(node.input) != 2:
+        return None
     a, b = vector(node.input[0]), vector(node.input[1])
     if a is None or b is None:
         return None
@@ -266,13 +302,18 @@ def _combine(op: str, x: Dim | None, y: Dim | None) -> Dim | None:
     if isinstance(x, int) and isinstance(y, int):
         if op == "Div":
             return x // y if y > 0 and x >= 0 else None
-        return {"Mul": x * y, "Add": x + y, "Sub": x - y}[op]
+        return {"Mul": x * y, "Add": x + y, "Sub": x - y, "Max": max(x, y), "Min": min(x, y)}[op]
     if op in ("Mul", "Div") and y == 1:
         return x
     if op == "Mul" and x == 1:
         return y
     if op in ("Add", "Sub") and y == 0:
         return x
+    if op == "Mul":
+        number, symbols = _factors([x, y])
+        return _named(number, symbols) if number > 0 else None
+    if op == "Div":
+        return _quotient([x], [y])
     return y if op == "Add" and x == 0 else None
 
 
@@ -290,6 +331,9 @@ _VECTORS = {
     "Div": _arithmetic,
     "Add": _arithmetic,
     "Sub": _arithmetic,
+    "Max": _arithmetic,
+    "Min": _arithmetic,
+    "Neg": _negated,
 }
 
 
@@ -302,22 +346,35 @@ def _reshaped(source: Sizes, target: Sizes) -> Sizes:
 
 
 def _quotient(whole: Sizes, parts: Sizes) -> Dim | None:
-    """The size that is left of ``whole`` when ``parts`` are taken out, if it is a number or one symbol."""
-    if None in whole or None in parts:
+    """The size that is left of ``whole`` when ``parts`` are taken out, if it is a number or a product of symbols."""
+    number, symbols = _factors(whole)
+    divisor, taken = _factors(parts)
+    if not number or not divisor or number % divisor or taken - symbols:
         return None
-    number, symbols = 1, Counter(d for d in whole if isinstance(d, str))
-    symbols.subtract(d for d in parts if isinstance(d, str))
-    divisor = 1
-    for d in whole:
-        number *= d if isinstance(d, int) else 1
-    for d in parts:
-        divisor *= d if isinstance(d, int) else 1
-    left = [s for s, n in symbols.items() if n]
-    if divisor == 0 or number % divisor or any(n < 0 for n in symbols.values()):
+    return _named(number // divisor, symbols - taken)
+
+
+def _factors(sizes: Sizes) -> tuple[int, Counter[str]]:
+    """A product of sizes: its number, and its symbols with their powers. (0, ...) where it is not known."""
+    number, symbols = 1, Counter[str]()
+    for d in sizes:
+        if isinstance(d, str):
+            for part in d.split("*") if _PRODUCT.fullmatch(d) else [d]:
+                if part.isdigit():
+                    number *= int(part)
+                else:
+                    symbols[part] += 1
+        else:
+            number *= 0 if d is None else d
+    return number, symbols
+
+
+def _named(number: int, symbols: Counter[str]) -> Dim | None:
+    """The name of a product: 2*batch. Products of symbols that inference made up have none yet."""
+    words = sorted(symbols.elements())
+    if len(words) + (number != 1) > 1 and any(w.startswith(MADE_UP) for w in words):
         return None
-    if not left:
-        return number // divisor
-    return left[0] if len(left) == 1 and symbols[left[0]] == 1 and number == divisor else None
+    return "*".join([*([str(number)] if number != 1 else []), *words]) if words else number
 
 
 def _expanded(source: Sizes, target: Sizes) -> Sizes:

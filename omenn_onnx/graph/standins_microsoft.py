@@ -47,13 +47,15 @@ def _ranked(s: Stand, k: int, like: str, rank: int) -> None:
 @stands_for(
     *("Gelu", "FastGelu", "BiasGelu", "QuickGelu", "ScaledSiLU", "BiasAdd", "BiasSoftmax", "BiasDropout"),
     *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "GroupNorm", "SkipGroupNorm", "GatedRMSNorm"),
-    *("RotaryEmbedding", "Inverse", "Trilu", "GatedAdd", "ComplexMul", "ComplexMulConj"),
+    *("RotaryEmbedding", "Inverse", "Trilu", "GatedAdd", "ComplexMul", "ComplexMulConj", "MRotaryEmbedding"),
+    *("BitmaskDropout", "BitmaskBiasDropout", "BranchwiseRMSNorm", "HyperConnectionPostMix", "EngramGate"),
+    *("MoE", "QMoE"),
     domain=_DOMAIN,
 )
 def _like_first(s: Stand, attrs: dict[str, Any]) -> None:
     s.like(0, s.node.input[0])
+    sums = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1, "EngramGate": 1}
     for k, output in enumerate(s.node.output):
-        sums = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}
         if output and sums.get(s.node.op_type) == k:
             s.like(k, s.node.input[0])
 
@@ -67,13 +69,16 @@ def _half(s: Stand, attrs: dict[str, Any]) -> None:
 @stands_for("FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", "GemmFastGelu", domain=_DOMAIN)
 def _product(s: Stand, attrs: dict[str, Any]) -> None:
     terms = []
-    for letter, plain in (("A", "ik"), ("B", "kj")):
+    for k, letter, plain in ((0, "A", "ik"), (1, "B", "kj")):
         term = plain[::-1] if attrs.get(f"trans{letter}") else plain
-        terms.append(f"{term[0]}...{term[1]}" if attrs.get(f"transBatch{letter}") else f"...{term}")
-    if terms == ["...ik", "...kj"]:
+        batch = "" if s.declared_rank(s.node.input[k]) == 2 else "..."  # (inference wants as many axes on both sides)
+        terms.append(f"{term[0]}{batch}{term[1]}" if attrs.get(f"transBatch{letter}") else f"{batch}{term}")
+    if not any(attrs.get(f"trans{part}") for part in ("A", "B", "BatchA", "BatchB")):
         _put(s, "MatMul", list(s.node.input[:2]), s.node.output[0])
     else:
-        _put(s, "Einsum", list(s.node.input[:2]), s.node.output[0], equation=f"{','.join(terms)}->...ij")
+        equation = ",".join(terms)
+        equation += "->...ij" if "..." in equation else "->ij"
+        _put(s, "Einsum", list(s.node.input[:2]), s.node.output[0], equation=equation)
 
 
 @stands_for("FusedGemm", domain=_DOMAIN)
@@ -193,3 +198,123 @@ def _transposed(s: Stand, attrs: dict[str, Any]) -> None:
 @stands_for("CDist", domain=_DOMAIN)
 def _distances(s: Stand, attrs: dict[str, Any]) -> None:
     _put(s, "Einsum", list(s.node.input[:2]), s.node.output[0], equation="mn,kn->mk")
+
+
+# Recurrent decoders, several streams
+
+
+@stands_for("SwiGLU", domain=_DOMAIN)
+def _gated_half(s: Stand, attrs: dict[str, Any]) -> None:
+    if _input(s, 1):
+        s.like(0, s.node.input[0])
+    else:
+        _half(s, attrs)
+
+
+@stands_for("LinearAttentionGate", "GemmaRotaryEmbedding", domain=_DOMAIN)
+def _each_like(s: Stand, attrs: dict[str, Any]) -> None:
+    sources = {"LinearAttentionGate": (0, 3), "GemmaRotaryEmbedding": (1, 3)}[s.node.op_type]
+    for k, source in enumerate(sources):
+        if k < len(s.node.output) and s.node.output[k]:
+            s.like(k, s.node.input[source])
+
+
+@stands_for("HyperConnectionPreMix", domain=_DOMAIN)
+def _mixed(s: Stand, attrs: dict[str, Any]) -> None:
+    x, y, count = s.node.input[0], s.node.output[0], attrs.get("num_branches", 0)
+    if count:
+        s.nodes.append(helper.make_node("Split", [x], [y, *(f"{y}/{k}" for k in range(1, count))], axis=-1,
+                                        num_outputs=count))  # fmt: skip
+    else:
+        _put(s, "ReduceSum", [x, _number(s, [-2])], y, keepdims=0)
+
+
+@stands_for("CausalConvWithState", domain=_DOMAIN)
+def _causal(s: Stand, attrs: dict[str, Any]) -> None:
+    s.like(0, s.node.input[0])
+    if len(s.node.output) > 1 and s.node.output[1]:
+        if _input(s, 3):
+            s.like(1, s.node.input[3])
+        else:
+            _ranked(s, 1, s.node.input[0], 3)
+
+
+@stands_for("LinearAttention", domain=_DOMAIN)
+def _linear_attention(s: Stand, attrs: dict[str, Any]) -> None:
+    query, value, y = s.node.input[0], s.node.input[2], s.node.output[0]
+    q, k = attrs["q_num_heads"], attrs["kv_num_heads"]
+    heads = _put(s, "Reshape", [value, _number(s, [0, 0, k, 1, -1])], f"{y}/heads")
+    several = _put(s, "Expand", [heads, _number(s, [1, 1, 1, q // k, 1])], f"{y}/several")
+    _put(s, "Reshape", [several, _number(s, [0, 0, -1])], y)
+    _ranked(s, 1, query, 4)
+
+
+# Moves
+
+
+@stands_for("UnfoldTensor", domain=_DOMAIN)
+def _windows(s: Stand, attrs: dict[str, Any]) -> None:
+    x, y, axis, size = s.node.input[0], s.node.output[0], attrs.get("dim", -1), attrs["size"]
+    end = 2**62 if size == 1 else 1 - size
+    parts = [_number(s, [n]) for n in (0, end, axis, attrs.get("step", 1))]
+    kept = _put(s, "Slice", [x, *parts], f"{y}/kept")
+    wide = _put(s, "Unsqueeze", [kept, _number(s, [-1])], f"{y}/wide")
+    _put(s, "Expand", [wide, _number(s, [size])], y)
+
+
+@stands_for("TorchEmbedding", domain=_DOMAIN)
+def _rows(s: Stand, attrs: dict[str, Any]) -> None:
+    _put(s, "Gather", list(s.node.input[:2]), s.node.output[0], axis=0)
+
+
+@stands_for("Tokenizer", domain=_DOMAIN)
+def _tokens(s: Stand, attrs: dict[str, Any]) -> None:
+    """[N, C] or [C] as [N, C, count] or [C, count]."""
+    y = s.node.output[0]
+    alone = _put(s, "Unsqueeze", [s.node.input[0], _number(s, [-1])], f"{y}/alone")
+    count = f"{y}/count"
+    s.weights.append(helper.make_tensor_value_info(count, 7, [1]))
+    _put(s, "Expand", [alone, count], y)
+
+
+@stands_for("Unique", domain=_DOMAIN)
+def _unique(s: Stand, attrs: dict[str, Any]) -> None:
+    own = [*s.node.output, "", ""][:3]
+    _put(s, "Unique", [s.node.input[0]], own[0])
+    s.nodes[-1].output.extend(["", *own[1:]])
+
+
+@stands_for("Range", domain=_DOMAIN)
+def _numbers(s: Stand, attrs: dict[str, Any]) -> None:
+    _ranked(s, 0, s.node.input[0], 1)
+
+
+@stands_for("Rfft", domain=_DOMAIN)
+def _fourier(s: Stand, attrs: dict[str, Any]) -> None:
+    y = s.node.output[0]
+    signal = _put(s, "Unsqueeze", [s.node.input[0], _number(s, [-1])], f"{y}/signal")
+    _put(s, "DFT", [signal, "", _put(s, "Squeeze", [_number(s, [-2])], f"{y}/axis")], y, onesided=1)
+
+
+@stands_for("Irfft", domain=_DOMAIN)
+def _signal(s: Stand, attrs: dict[str, Any]) -> None:
+    x, y = s.node.input[0], s.node.output[0]
+    inner = _put(s, "Slice", [x, _number(s, [1]), _number(s, [-1]), _number(s, [-2])], f"{y}/inner")
+    both = _put(s, "Concat", [x, inner], f"{y}/both", axis=-2)
+    _put(s, "ReduceSum", [both, _number(s, [-1])], y, keepdims=0)
+
+
+@stands_for("MatMulNBitsMlp", "MatMulNBitsQLoRA", domain=_DOMAIN)
+def _mlp(s: Stand, attrs: dict[str, Any]) -> None:
+    s.columns(0, s.node.input[0], attrs["N"])
+    if len(s.node.output) > 1 and s.node.output[1]:
+        s.like(1, s.node.input[0])
+
+
+@stands_for("MatMulNBitsQkv", domain=_DOMAIN)
+def _qkv(s: Stand, attrs: dict[str, Any]) -> None:
+    for k, size in enumerate((attrs["Nq"], attrs["Nkv"], attrs["Nkv"])):
+        if k < len(s.node.output) and s.node.output[k]:
+            s.columns(k, s.node.input[0], size)
+    if len(s.node.output) > 3 and s.node.output[3]:
+        s.like(3, s.node.input[0])

@@ -78,6 +78,12 @@ def _binary(s: Stand, attrs: dict[str, Any]) -> None:
     _end(s, _put(s, "Pow", [_real(s, 0), _real(s, 3)]), s.node.input[0])
 
 
+@stands_for("QLinearReduceMean", domain=_DOMAIN)
+def _mean(s: Stand, attrs: dict[str, Any]) -> None:
+    axes = _number(s, list(attrs["axes"]))
+    _end(s, _put(s, "ReduceMean", [_real(s, 0), axes], keepdims=attrs["keepdims"]), s.node.input[0])
+
+
 @stands_for("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", domain=_DOMAIN)
 def _like_first(s: Stand, attrs: dict[str, Any]) -> None:
     s.like(0, s.node.input[0])
@@ -110,6 +116,13 @@ def _attention(s: Stand, attrs: dict[str, Any]) -> None:
     parts = [f"{s.node.output[0]}/{p}" for p in "qkv"]
     s.nodes.append(helper.make_node("Split", [_real(s, 1)], parts, axis=1, num_outputs=3))
     _end(s, _put(s, "MatMul", [_real(s, 0), parts[2]]), s.node.input[3])
+
+
+@stands_for("DynamicQuantizeLSTM", domain=_DOMAIN)
+def _recurrent(s: Stand, attrs: dict[str, Any]) -> None:
+    own = {k: v for k, v in attrs.items() if k in ("direction", "hidden_size")}
+    operands = [s.node.input[0], _real(s, 1), _real(s, 2)]
+    s.nodes.append(helper.make_node("LSTM", operands, s.node.output, name=s.node.output[0], **own))
 
 
 @stands_for("QEmbedLayerNormalization", domain=_DOMAIN)

@@ -1,7 +1,7 @@
-"""Scan: the body as a graph of its own, and writing new Scan nodes.
+"""Scan and If: bodies as graphs of their own, and writing new Scan and If nodes.
 
-A body's emitter writes nodes that are computed at every step. They may read tensors of the graph around it, which the
-body then captures.
+A body's emitter writes nodes that are computed at every step, or if its branch is taken. They may read tensors of the
+graph around it, which the body then captures.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import onnx
 from onnx import GraphProto, helper, numpy_helper
 
 from omenn_onnx.graph.emit import Emitter, type_code
-from omenn_onnx.graph.ir import Dim, Graph, Node, Tensor
-from omenn_onnx.graph.walk import captured_names
+from omenn_onnx.graph.ir import Dim, Graph, Node, Shape, Tensor
+from omenn_onnx.graph.read import captured_by
 from omenn_onnx.graph.write import live_nodes, reading
 
 
@@ -53,7 +53,7 @@ class Scanned:
 class Step:
     """The body of one Scan. ``nodes`` are its nodes as the calculus takes them, ``view`` what a tensor counts as the
     output of; ``states``, ``inputs``, ``new_states`` and ``outputs`` are tensors of the body, ``initial`` and
-    ``sequences`` those that the Scan itself reads."""
+    ``sequences`` those that the Scan itself reads. ``may_be_empty``: there may be no step at all."""
 
     emit: InnerEmitter
     graph: Graph
@@ -64,6 +64,7 @@ class Step:
     initial: list[Tensor]
     sequences: list[Scanned]
     output_axes: list[tuple[int, bool]]
+    may_be_empty: bool = False
     nodes: list[Node] = field(default_factory=list)
     view: Callable[[Tensor], Node | None] = lambda t: t.producer
     _recorded: list[Tensor] | None = None
@@ -81,25 +82,79 @@ class Step:
             states = list(zip(self.initial, self.states, self.new_states, strict=True))
             inputs = list(zip(self.sequences, self.inputs, strict=True))
             outputs = [Scanned(t, 0, False) for t in self.states]
-            self._recorded = write_scan(self.emit, states, inputs, outputs)[len(states) :]
+            shapes = [(self.length, *(t.shape or ())) for t in self.states]
+            self._recorded = self.write(states, inputs, outputs, shapes)[len(states) :]
         return self._recorded
+
+    def write(
+        self,
+        states: Sequence[tuple[Tensor, Tensor, Tensor]],
+        inputs: Sequence[tuple[Scanned, Tensor]],
+        outputs: Sequence[Scanned],
+        shapes: Sequence[Shape],
+    ) -> list[Tensor]:
+        """:func:`write_scan` in the graph around the body; ``shapes`` are those of the outputs. ONNX Runtime's Scan
+        wants a step: where there may be none, the Scan stands in an If."""
+        emit = self.emit.outer
+        if not self.may_be_empty:
+            return write_scan(emit, self.emit, states, inputs, outputs)
+        then, other = (InnerEmitter(emit.graph, emit) for _ in range(2))
+        results = write_scan(then, self.emit, states, inputs, outputs)
+        kept = [other.op("Identity", start, shape=start.shape) for start, _, _ in states]
+        for made, shape in zip(results[len(states) :], shapes, strict=True):
+            zero = other.const(np.zeros((), made.dtype or emit.dtype))
+            kept.append(other.op("Expand", zero, other.shape(shape), shape=shape))
+            made.shape = shape
+        length = emit.dim(self.length)
+        some = emit.op("Greater", emit.op("Squeeze", length, [0], shape=()), np.asarray(0, np.int64))
+        return write_if(emit, some, [(then, results), (other, kept)])
+
+
+@dataclass(eq=False)
+class Branch:
+    """One branch of an If. ``nodes`` are its nodes as the calculus takes them, ``view`` what a tensor counts as the
+    output of; ``outputs`` are tensors of the branch or of the graph around it."""
+
+    emit: InnerEmitter
+    graph: Graph
+    outputs: list[Tensor]
+    nodes: list[Node] = field(default_factory=list)
+    view: Callable[[Tensor], Node | None] = lambda t: t.producer
+
+
+def write_if(
+    emit: Emitter, condition: Tensor, branches: Sequence[tuple[InnerEmitter, Sequence[Tensor]]]
+) -> list[Tensor]:
+    """One If in the graph around two branches, then and else: the results of the one that is taken."""
+    attrs: dict[str, GraphProto] = {}
+    around: dict[str, Tensor] = {}
+    for name, (inner, results) in zip(("then_branch", "else_branch"), branches, strict=True):
+        attrs[name], read = _body(emit, inner, live_nodes(inner.nodes, results), [], results)
+        around |= read
+    made = [Tensor(emit.new_name("If"), t.dtype) for t in branches[0][1]]
+    node = Node("If", "", [condition], made, attrs, made[0].name)
+    node.captured = [around[name] for name in captured_by(node)]
+    for t in made:
+        t.producer = node
+    emit.nodes.append(node)
+    return made
 
 
 def write_scan(
+    emit: Emitter,
     inner: InnerEmitter,
     states: Sequence[tuple[Tensor, Tensor, Tensor]],
     inputs: Sequence[tuple[Scanned, Tensor]],
     outputs: Sequence[Scanned],
 ) -> list[Tensor]:
-    """One Scan in the graph around a body: states as (initial, before, behind), sequences with the body's tensor for an
-    element of them, and tensors of the body to be collected. The final states and the collected tensors."""
-    emit = inner.outer
+    """One Scan, by ``emit``, around a body: states as (initial, before, behind), sequences with the body's tensor for
+    an element of them, and tensors of the body to be collected. The final states and the collected tensors."""
     results = [*(new for _, _, new in states), *(o.tensor for o in outputs)]
     nodes = live_nodes(inner.nodes, results)
     used = {id(t) for n in nodes for t in (*n.inputs, *n.captured) if t is not None} | {id(t) for t in results}
     kept = [(s, t) for s, t in inputs if id(t) in used] or list(inputs[:1])
     own_inputs = [*(t for _, t, _ in states), *(t for _, t in kept)]
-    body, captured = _body(emit, inner, nodes, own_inputs, results)
+    body, around = _body(emit, inner, nodes, own_inputs, results)
     made = [Tensor(emit.new_name("Scan"), t.dtype) for t in results]
     attrs: dict[str, Any] = {
         "body": body,
@@ -111,7 +166,8 @@ def write_scan(
         attrs["scan_output_axes"] = [o.axis for o in outputs]
         attrs["scan_output_directions"] = [int(o.backwards) for o in outputs]
     given: list[Tensor | None] = [*(t for t, _, _ in states), *(s.tensor for s, _ in kept)]
-    node = Node("Scan", "", given, made, attrs, made[0].name, captured)
+    node = Node("Scan", "", given, made, attrs, made[0].name)
+    node.captured = [around[name] for name in captured_by(node)]
     for t in made:
         t.producer = node
     emit.nodes.append(node)
@@ -120,8 +176,8 @@ def write_scan(
 
 def _body(
     emit: Emitter, inner: InnerEmitter, nodes: Sequence[Node], inputs: Sequence[Tensor], results: Sequence[Tensor]
-) -> tuple[GraphProto, list[Tensor]]:
-    """The body as a protobuf, and what it captures."""
+) -> tuple[GraphProto, dict[str, Tensor]]:
+    """The body as a protobuf, and the tensors that it captures by name."""
     made = {id(o) for n in nodes for o in n.outputs}
     given = {id(t) for t in inputs}
     protos: list[onnx.NodeProto] = []
@@ -147,7 +203,7 @@ def _body(
         infos.append(_value_info(name, t, True))
     stored = [numpy_helper.from_array(_value(c), c.name) for c in constants.values()]
     graph = helper.make_graph(protos, emit.new_name("body"), [_value_info(t.name, t) for t in inputs], infos, stored)
-    return graph, [around[name] for name in captured_names(helper.make_node("Scan", [], [], body=graph))]
+    return graph, around
 
 
 def _value(t: Tensor) -> np.ndarray[Any, Any]:

@@ -47,20 +47,24 @@ def subgraphs_of(node: NodeProto) -> list[GraphProto]:
     return found
 
 
+def nodes_of(proto: ModelProto) -> Iterator[NodeProto]:
+    """Every node, those of subgraphs and functions included."""
+    pending = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
+    while pending:
+        node = pending.pop()
+        yield node
+        pending.extend(n for g in subgraphs_of(node) for n in g.node)
+
+
 def tensors_of(proto: ModelProto) -> Iterator[TensorProto]:
     """Every tensor stored in the model: initializers, sparse ones, attributes; subgraphs and functions included."""
-    nodes: list[NodeProto] = [n for f in proto.functions for n in f.node]
-    for function_node in list(nodes):
-        pending = subgraphs_of(function_node)
-        while pending:
-            nodes.extend(pending[-1].node)
-            pending.extend(g for n in pending.pop().node for g in subgraphs_of(n))
-    for graph in graphs_of(proto):
+    nodes = list(nodes_of(proto))
+    inside = [g for n in nodes for g in subgraphs_of(n)]
+    for graph in (proto.graph, *inside):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield sparse.values
             yield sparse.indices
-        nodes.extend(graph.node)
     for node in nodes:
         for a in node.attribute:
             if a.type == AttributeProto.TENSOR:

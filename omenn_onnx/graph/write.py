@@ -50,6 +50,7 @@ def append_nodes(
 
     original = {i.name for i in proto.graph.initializer} | {v.name for v in proto.graph.input}
     original.update(o for n in proto.graph.node for o in n.output)
+    original.update(s.values.name for s in proto.graph.sparse_initializer)
     emitted = {id(o) for n in nodes for o in n.outputs}
     copies = []
     for t, name in outputs:  # an emitted tensor takes the public name; an original one, or a second name, is copied

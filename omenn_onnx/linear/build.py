@@ -64,10 +64,10 @@ class Builder:
             parts.append(self.add(there, shape) if there else None)
         return lp.Bundle((), None, terms[0].shapes, tuple(parts))
 
-    # Recurrences
+    # Recurrences and choices
 
-    def recurrence(self, primitive: lp.Recurrence, inputs: Sequence[Var], shapes: Sequence[Shape]) -> list[Var]:
-        """The final states and collected sequences, of these shapes."""
+    def parts(self, primitive: lp.Recurrence | lp.Choice, inputs: Sequence[Var], shapes: Sequence[Shape]) -> list[Var]:
+        """The parts of a bundle, of these shapes: final states and collected sequences, or what a branch gives."""
         out = lp.Bundle((), None, tuple(shapes), (None,) * len(shapes))
         out.definition = Equation(primitive, tuple(inputs), out, self.owner)
         self.equations.append(out.definition)
@@ -188,18 +188,22 @@ class Builder:
         return self.apply(lp.Einsum(w, x_labels, w_labels, out_labels), [x], shape)
 
     def window_sum(self, x: Var, window: Window, shape: Shape, *, adjoint: bool = False) -> Var:
-        """Sums over windows of the trailing axes (or their transpose)."""
+        """Sums over windows of the trailing axes (or their transpose). A window of one element is that element."""
+        if shape == x.shape and window.trivial:
+            return x
         return self.apply(lp.WindowSum(window, adjoint), [x], shape)
 
 
-def join_shapes(shapes: Sequence[Shape]) -> Shape:
-    """The common shape of operands; where two different symbols meet, the first is taken."""
+def join_shapes(shapes: Sequence[Shape], whole: Shape | None = None) -> Shape:
+    """The common shape of operands. Where two different symbols meet, either may be 1: the size is that of ``whole``,
+    which they are broadcast to (without it the first)."""
     rank = max(len(s) for s in shapes)
-    result: list[Dim] = [1] * rank
-    for s in shapes:
-        for i, d in enumerate(s, rank - len(s)):
-            if result[i] == 1 or (isinstance(result[i], str) and isinstance(d, int) and d != 1):
-                result[i] = d
+    result: list[Dim] = []
+    for i in range(-rank, 0):
+        sizes = list(dict.fromkeys(s[i] for s in shapes if len(s) >= -i and s[i] != 1))
+        known = [d for d in sizes if isinstance(d, int)]
+        between = sizes[:1] if whole is None or len(sizes) == 1 else [whole[i]]
+        result.append(known[0] if known else between[0] if sizes else 1)
     return tuple(result)
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from omenn_onnx.errors import Unsupported
 from omenn_onnx.graph.ir import Dim, Shape, Tensor
-from omenn_onnx.graph.step import Step
+from omenn_onnx.graph.step import Branch, Step
 
 
 @dataclass(eq=False, slots=True)
@@ -28,7 +28,8 @@ class Var:
 
 @dataclass(eq=False, slots=True)
 class Bundle(Var):
-    """Several variables as one: what a :class:`Recurrence` gives, or the cotangents of that (None: zero)."""
+    """Several variables as one: what a :class:`Recurrence` or a :class:`Choice` gives, or the cotangents of that (None:
+    zero)."""
 
     shapes: tuple[Shape, ...] = ()
     parts: tuple[Var | None, ...] = ()
@@ -125,6 +126,11 @@ class Window:
     def spans(self) -> tuple[int, ...]:
         """Extent of the dilated kernel along each axis."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+    @property
+    def trivial(self) -> bool:
+        """Whether it holds one element, each in its turn."""
+        return set(self.kernel) == set(self.strides) == {1} and set(self.pads) == {0}
 
 
 @dataclass(eq=False, slots=True)
@@ -240,6 +246,26 @@ class Recurrence(Primitive):
     shapes: tuple[Shape, ...]
     present: tuple[bool, ...]
     reverse: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Arm:
+    """y = P x in one branch of a :class:`Choice`: ``equations`` are P over variables of its own, with coefficients that
+    are computed in the branch. Outputs that are None are zero."""
+
+    branch: Branch
+    equations: tuple[Equation, ...]
+    inputs: tuple[Var, ...]
+    outputs: tuple[Var | None, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Choice(Primitive):
+    """y = P x with the P of the branch that ``condition`` takes, the first where it holds: a bundle. The other branch
+    is not run."""
+
+    condition: Tensor
+    arms: tuple[Arm, Arm]
 
 
 @dataclass(eq=False, slots=True)

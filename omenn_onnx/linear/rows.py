@@ -34,6 +34,12 @@ def _follow(equations: Iterable[Equation], batch: dict[Var, _Axes]) -> bool:
                 return False
             batch[equation.out] = parts
             continue
+        if isinstance(p, lp.Choice):
+            either = _through_branches(equation, p, batch)
+            if either is None:
+                return False
+            batch[equation.out] = either
+            continue
         if isinstance(p, lp.Part):
             bundle = batch.get(equation.inputs[0])
             moved = {bundle[p.index] if isinstance(bundle, tuple) else None}
@@ -59,12 +65,7 @@ def _through_steps(equation: Equation, p: lp.Recurrence, batch: dict[Var, _Axes]
         inner[lane.var] = axis - (axis > lane.axis)
     inner.update(zip(p.shared, axes[n + len(p.inputs) :], strict=True))
     wanted = {v for v in p.behind if v is not None} | {lane.var for lane in p.outputs}
-    needed: list[Equation] = []
-    for e in reversed(p.equations):
-        if e.out in wanted:
-            needed.append(e)
-            wanted.update(e.inputs)
-    if not _follow(needed[::-1], inner):
+    if not _follow(_needed(p.equations, wanted), inner):
         return None
     before = [inner[v] for v in p.before]
     behind = [axis if v is None else inner.get(v) for v, axis in zip(p.behind, before, strict=True)]
@@ -75,6 +76,32 @@ def _through_steps(equation: Equation, p: lp.Recurrence, batch: dict[Var, _Axes]
         axis = inner.get(lane.var)
         found.append(axis + (axis >= lane.axis) if isinstance(axis, int) else None)
     return tuple(found)
+
+
+def _through_branches(equation: Equation, p: lp.Choice, batch: dict[Var, _Axes]) -> tuple[int | None, ...] | None:
+    """The batch axes of what a choice gives, equal in both branches; what is zero in one of them has the other's."""
+    found: list[int | None] = [None] * len(p.arms[0].outputs)
+    for arm in p.arms:
+        inner = dict(zip(arm.inputs, (batch.get(x) for x in equation.inputs), strict=True))
+        wanted = {v for v in arm.outputs if v is not None}
+        if not _follow(_needed(arm.equations, wanted), inner):
+            return None
+        for k, v in enumerate(arm.outputs):
+            axis = None if v is None else inner.get(v)
+            if v is not None and (not isinstance(axis, int) or found[k] not in (None, axis)):
+                return None
+            found[k] = found[k] if v is None else axis if isinstance(axis, int) else None
+    return tuple(found)
+
+
+def _needed(equations: Sequence[Equation], wanted: set[Var]) -> list[Equation]:
+    """The equations on which ``wanted`` depend, in order."""
+    wanted, kept = set(wanted), []
+    for e in reversed(equations):
+        if e.out in wanted:
+            kept.append(e)
+            wanted.update(e.inputs)
+    return kept[::-1]
 
 
 def _moved(equation: Equation, x: Var, axis: int) -> int | None:

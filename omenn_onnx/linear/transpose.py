@@ -45,10 +45,16 @@ def transpose(
         if not any(reached):
             continue
         contributions: Sequence[Var | None]
-        if isinstance(equation.primitive, lp.Recurrence):
-            contributions = _recurrence(equation.primitive, build, cotangent, equation, keep)
-        else:
-            contributions = transpose_primitive(equation.primitive, build, cotangent, equation)
+        try:
+            if isinstance(equation.primitive, lp.Recurrence):
+                contributions = _recurrence(equation.primitive, build, cotangent, equation, keep)
+            elif isinstance(equation.primitive, lp.Choice):
+                contributions = _choice(equation.primitive, build, cotangent, equation, keep)
+            else:
+                contributions = transpose_primitive(equation.primitive, build, cotangent, equation)
+        except UnsupportedOperators as inside:
+            refused += inside.nodes[::-1]
+            continue
         for x, c in zip(equation.inputs, contributions, strict=True):
             if x in live and c is not None:
                 pending.setdefault(x, []).append(c)
@@ -250,11 +256,50 @@ def _recurrence(
     )
     inputs = [v for v in c.parts[:n] if v is not None] + [part for _, part in lanes if part is not None]
     shapes = [*adjoint.shapes, *(outer[n + k] or () for k, _ in written)]
-    parts = build.recurrence(adjoint, inputs, shapes)
+    parts = build.parts(adjoint, inputs, shapes)
     results: list[Var | None] = [*parts[:n], *[None] * len(p.inputs), *parts[n : n + len(sums)]]
     for (k, _), part in zip(written, parts[n + len(sums) :], strict=True):
         results[n + k] = part
     return [v for v, there in zip(results, p.present, strict=True) if there]
+
+
+def _choice(
+    p: lp.Choice, build: Builder, c: Var, equation: Equation, keep: Callable[[Equation], bool]
+) -> list[Var | None]:
+    """Each branch transposed, and the same choice between them."""
+    assert isinstance(c, lp.Bundle)
+    given = [k for k, v in enumerate(c.parts) if v is not None]
+    arms: list[lp.Arm] = []
+    refused: list[Unsupported] = []
+    for arm in p.arms:
+        inner = Builder(arm.branch.emit)
+        seeds: list[Var] = []
+        terms: dict[Var, list[Var]] = {}
+        for k in given:
+            y = arm.outputs[k]
+            seeds.append(Var(c.shapes[k] if y is None else y.shape))
+            if y is not None:
+                terms.setdefault(y, []).append(seeds[-1])
+        summed = {y: inner.add(several, y.shape) for y, several in terms.items()}
+        try:
+            found, _ = transpose(arm.equations, summed, arm.inputs, inner, keep)
+        except UnsupportedOperators as inside:
+            refused += inside.nodes
+            continue
+        arms.append(lp.Arm(arm.branch, tuple(inner.equations), tuple(seeds), tuple(found[x] for x in arm.inputs)))
+    if refused:
+        raise UnsupportedOperators(refused)
+    first, second = arms
+    live = [k for k, pair in enumerate(zip(first.outputs, second.outputs, strict=True)) if pair != (None, None)]
+    for arm in arms:
+        arm.outputs = tuple(arm.outputs[k] for k in live)
+    results: list[Var | None] = [None] * len(equation.inputs)
+    if live:
+        cotangents = [v for v in c.parts if v is not None]
+        shapes = [equation.inputs[k].shape for k in live]
+        for k, v in zip(live, build.parts(lp.Choice(p.condition, (first, second)), cotangents, shapes), strict=True):
+            results[k] = v
+    return results
 
 
 @transpose_primitive.register

@@ -122,16 +122,17 @@ def _flip(low: Lowering, weight: Tensor, window: Window, group: int) -> Tensor:
 
 @lowers(lp.WindowSum)
 def window_sum(low: Lowering, p: lp.WindowSum, e: Equation) -> Lowered:
-    """A convolution with an all-ones kernel on every plane by itself."""
+    """A convolution with an all-ones kernel on every plane by itself, planes in the batch."""
     x, shape = e.inputs[0], e.out.shape
     n = len(p.window.kernel)
     front = x.rank - n
     dims = low[x].dims
     tensor = low.full(x, range(front, x.rank))
-    planes: Shape = (MERGED, 1, *x.shape[front:])
+    single = front == 2 and dims[1] == 1 and low.lead is None
+    planes: Shape = (dims[0] if single else MERGED, 1, *x.shape[front:])
     flat = low.reshape(tensor, low.dims((*dims[:front], *x.shape[front:])), planes)
     kernel = low.emit.const(np.ones((1, 1, *p.window.kernel), low.emit.dtype))
-    target: Shape = (MERGED, 1, *shape[front:])
+    target: Shape = (*planes[:2], *shape[front:])
     if p.adjoint:
         y = conv_adjoint(low, flat, kernel, p.window, 1, planes, target)
     else:

@@ -21,9 +21,10 @@ def _against(low: Lowering, x: Var, c: Tensor) -> tuple[Tensor, Shape]:
 
 @lowers(lp.Scale)
 def scale(low: Lowering, p: lp.Scale, e: Equation) -> Lowered:
-    x, dims = _against(low, e.inputs[0], p.coefficient)
-    product = low.emit.op("Mul", x, p.coefficient, shape=low.dims(dims))
-    return Lowered(product, dims)
+    """Where a coefficient is not finite the model's own value is not, or nothing looks at it: it counts as 0."""
+    c = low.emit.finite(p.coefficient)
+    x, dims = _against(low, e.inputs[0], c)
+    return Lowered(low.emit.op("Mul", x, c, shape=low.dims(dims)), dims)
 
 
 @lowers(lp.Select)
@@ -94,7 +95,7 @@ def _vector_contraction(low: Lowering, x: Var, out: Var, axes: list[int]) -> Low
     d = x.definition
     if d is None or not isinstance(d.primitive, lp.Scale) or len(axes) != 1:
         return None
-    vector = d.primitive.coefficient
+    vector = low.emit.finite(d.primitive.coefficient)
     axis, source = axes[0], d.inputs[0]
     size = x.shape[axis]
     if not vector.const or vector.shape is None or not isinstance(size, int) or size == 1:

@@ -1,10 +1,12 @@
 """Recurrences: a Scan whose body holds the equations of one step, and whatever of the model's own step their
-coefficients need. The states that these start from are recorded by a Scan in the model's direction."""
+coefficients need. The states that these start from are recorded by a Scan in the model's direction.
+
+Choices: an If whose branches hold their equations, and whatever of the model's own branch their coefficients need."""
 
 from __future__ import annotations
 
 from omenn_onnx.graph.ir import Shape, Tensor
-from omenn_onnx.graph.step import Scanned, write_scan
+from omenn_onnx.graph.step import Scanned, write_if
 from omenn_onnx.graph.write import live_nodes
 from omenn_onnx.linear import program as lp
 from omenn_onnx.linear.program import Equation, Var
@@ -46,7 +48,7 @@ def recurrence(low: Lowering, p: lp.Recurrence, e: Equation) -> Lowered:
         assert x is not None
         lanes.append((Scanned(low.full(x), lane.axis + shift, lane.backwards), t))
     lanes += _coefficients(p, [*(s for _, _, s in states), *(o.tensor for o in outputs)])
-    made = write_scan(p.step.emit, states, lanes, outputs)
+    made = p.step.write(states, lanes, outputs, [low.dims(shape) for shape in out.shapes[n:]])
     parts = []
     for t, shape in zip(made, out.shapes, strict=True):
         t.shape = low.dims(shape)
@@ -74,6 +76,26 @@ def _coefficients(p: lp.Recurrence, results: list[Tensor]) -> list[tuple[Scanned
         stacks = zip(step.recorded(), step.states, strict=True)
         found += [(Scanned(stack, 0, p.reverse), t) for stack, t in stacks if id(t) in used]
     return found
+
+
+@lowers(lp.Choice)
+def choice(low: Lowering, p: lp.Choice, e: Equation) -> Lowered:
+    out = e.out
+    assert isinstance(out, lp.Bundle)
+    branches = []
+    for arm in p.arms:
+        inner = Lowering(arm.branch.emit, {}, low.lead)
+        for v, x in zip(arm.inputs, e.inputs, strict=True):
+            inner.bind(v, Lowered(low.full(x), v.shape))
+        inner.run(arm.equations)
+        outputs = zip(arm.outputs, out.shapes, strict=True)
+        results = [_zeros(inner, shape) if v is None else inner.full(v) for v, shape in outputs]
+        branches.append((arm.branch.emit, results))
+    made = write_if(low.emit, p.condition, branches)
+    for t, shape in zip(made, out.shapes, strict=True):
+        t.shape = low.dims(shape)
+    low.bundles[out] = [Lowered(t, shape) for t, shape in zip(made, out.shapes, strict=True)]
+    return low.bundles[out][0]
 
 
 @lowers(lp.Part)

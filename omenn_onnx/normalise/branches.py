@@ -1,77 +1,72 @@
-"""If: the nodes of the branch that is taken; where that is known only at run time, both and a Where between them."""
+"""If: the nodes of the branch that is taken; where only the run tells which, both as graphs of their own."""
 
 from __future__ import annotations
 
-from onnx import helper
+from collections.abc import Callable
+from typing import Any
+
+from onnx import GraphProto, helper
 
 from omenn_onnx.calculus.base import OutsideCalculus
 from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.flatten import Flat, flatten
-from omenn_onnx.graph.ir import Graph, Node
-from omenn_onnx.graph.read import captured_by, read_graph
-from omenn_onnx.normalise.fragment import OUTER, fragment_model, splice
+from omenn_onnx.graph.ir import Graph, Node, Tensor
+from omenn_onnx.graph.read import captured_by
+from omenn_onnx.graph.step import Branch, InnerEmitter
+from omenn_onnx.normalise.fragment import fragment_model, splice
 
-_CONDITION = "the condition"
-_MAY_FAIL = frozenset(
-    "Compress Gather GatherElements GatherND Loop OneHot Scan Scatter ScatterElements ScatterND SequenceAt "
-    "Unique".split()
-)
-"""Operators that a value, and not a shape, can make fail."""
-_ADVICE = (
-    "; make its condition known at compile time: store the input that it depends on as an initializer, or give the "
-    "model fixed shapes"
-)
+Views = Callable[[Graph, Emitter], Any]
 
 
-def linear_branches(node: Node, graph: Graph, emit: Emitter) -> list[Node]:
-    """The nodes that stand for an If, over its own outputs and the outer tensors that its branches use."""
+def is_branching(node: Node) -> bool:
+    """Whether a node is an If that :func:`linear_branches` has not seen yet."""
+    return node.domain == "" and node.op == "If" and node.step is None
+
+
+def linear_branches(node: Node, graph: Graph, emit: Emitter, views: Views) -> list[Node]:
+    """The nodes that stand for an If, over its own outputs and the outer tensors that its branches use; ``views``
+    normalises a graph."""
     condition = node.inputs[0]
     assert condition is not None
     then, other = node.attrs["then_branch"], node.attrs["else_branch"]
-    inputs = dict(zip(captured_by(node), node.captured, strict=True))
-    outputs = {f"o{k}": t for k, t in enumerate(node.outputs) if t.name}
-    for name, t in inputs.items():
+    around = dict(zip(captured_by(node), node.captured, strict=True))
+    for name, t in around.items():
         if t.dtype is None or t.shape is None:
             raise OutsideCalculus(f"the shape of {name!r}, which a branch uses, is not known")
     if condition.value is not None:
-        flat = flatten(then if condition.value.any() else other, "")
-        ends = [helper.make_node("Identity", [o], [f"o{k}"], name=f"o{k}") for k, o in enumerate(flat.outputs)]
-        flats = [flat]
-    else:
-        flats = [flatten(then, "then/"), flatten(other, "else/")]
-        inputs[_CONDITION] = condition
-        ends = [helper.make_node("Squeeze", [_CONDITION], ["taken"], name="taken")]
-        for k, pair in enumerate(zip(flats[0].outputs, flats[1].outputs, strict=True)):
-            ends.append(helper.make_node("Where", ["taken", *pair], [f"o{k}"], name=f"o{k}"))
-    if any(f.sparse for f in flats):
+        return _taken(node, then if condition.value.any() else other, around, graph, emit)
+    step = tuple(_branch(node, b, around, graph, emit, views) for b in (then, other))
+    return [Node("If", "", [condition], node.outputs, node.attrs, node.origin, node.captured, step=step)]
+
+
+def _flat(branch: GraphProto) -> Flat:
+    flat = flatten(branch, "")
+    if flat.sparse:
         raise OutsideCalculus("a branch holds sparse weights")
-    ends = [n for n in ends if n.output[0] in outputs or n.output[0] == "taken"]
-    model = fragment_model(
-        [n for f in flats for n in f.nodes] + ends,
-        [i for f in flats for i in f.initializers],
-        inputs,
-        outputs,
-        graph.domains,
-    )
-    if len(flats) > 1:
-        _may_both_run(read_graph(model), flats)
-    return splice(model, inputs | outputs, node, emit)
+    return flat
 
 
-def _may_both_run(inner: Graph, flats: list[Flat]) -> None:
-    """Both branches run whatever the condition: refused unless the one that is not taken cannot fail, and unless their
-    outputs have equal shapes."""
-    for first, second in zip(*(f.outputs for f in flats), strict=True):
-        a, b = (inner.tensors[name] for name in (first, second))
-        if a.is_float and (a.shape is None or a.shape != b.shape or a.dtype != b.dtype):
-            raise OutsideCalculus(f"its branches give other shapes ({a.shape} and {b.shape}){_ADVICE}")
-    for n in inner.nodes:
-        if n.op in _MAY_FAIL and not all(t is None or t.const for t in n.inputs[1:]):
-            raise OutsideCalculus(
-                f"the branch that is not taken may fail: {n.op} reads places that are computed{_ADVICE}"
-            )
-        for t in n.outputs:
-            if t.shape is None or any(isinstance(d, str) and not d.startswith(OUTER) for d in t.shape):
-                raise OutsideCalculus(
-                    f"the branch that is not taken may fail: a size in its {n.op} is not known{_ADVICE}"
-                )
+def _taken(node: Node, branch: GraphProto, around: dict[str, Tensor], graph: Graph, emit: Emitter) -> list[Node]:
+    """The nodes of one branch in the graph itself."""
+    flat = _flat(branch)
+    outputs = {f"o{k}": t for k, t in enumerate(node.outputs) if t.name}
+    ends = [helper.make_node("Identity", [o], [f"o{k}"], name=f"o{k}") for k, o in enumerate(flat.outputs)]
+    ends = [n for n in ends if n.output[0] in outputs]
+    model = fragment_model([*flat.nodes, *ends], flat.initializers, around, outputs, graph.domains)
+    return splice(model, around | outputs, node, emit)
+
+
+def _branch(
+    node: Node, branch: GraphProto, around: dict[str, Tensor], graph: Graph, emit: Emitter, views: Views
+) -> Branch:
+    """A branch as a graph of its own, which is computed only where it is taken."""
+    flat = _flat(branch)
+    outputs = {f"o{k}": Tensor("", t.dtype) for k, t in enumerate(node.outputs)}
+    ends = [helper.make_node("Identity", [o], [f"o{k}"], name=f"o{k}") for k, o in enumerate(flat.outputs)]
+    model = fragment_model([*flat.nodes, *ends], flat.initializers, around, outputs, graph.domains)
+    own = Graph([], {}, [], [], graph.opset, graph.domains)
+    inner = InnerEmitter(own, emit)
+    results: dict[str, Tensor] = {}
+    own.nodes = splice(model, around, node, inner, results)
+    view = views(own, inner)
+    return Branch(inner, own, [results[name] for name in outputs], view.nodes, view)

@@ -76,7 +76,7 @@ class Views:
             if is_branching(node):
                 return linear_branches(node, self.graph, self.emit, self._inside)
             if node.op in READERS and node.domain == "":
-                return read_sequence(node, self, self.emit)
+                return read_sequence(node, self.graph, self, self.emit)
             if is_loop(node):
                 return linear_loop(node, self.graph, self.emit, self._inside)
             if node.op == "Range" and node.domain == "" and not any(t is not None and t.is_float for t in node.inputs):
@@ -124,7 +124,7 @@ def split_constant(node: Node) -> tuple[Tensor, float] | None:
         return None
     for x, c in ((a, b), (b, a)):
         value = scalar(c)
-        if value is not None and not x.const:
+        if value is not None and not x.const and x.rank is not None and len(c.shape or ()) <= x.rank:
             return x, value
     return None
 
@@ -218,7 +218,7 @@ def _unshifted(v: Views, e: Tensor, axes: list[int]) -> tuple[Tensor | None, Ten
 
 
 def softmax(v: Views, node: Node) -> list[Node] | None:
-    """Exp(x - max) / ReduceSum(Exp(x - max)) over one axis, the max optional, as a quotient or times the Reciprocal."""
+    """Exp(x - max) / ReduceSum(Exp(x - max)) over the same axes, the max optional; also times a Reciprocal."""
     a, b = node.inputs
     pairs = [(a, b)]
     if node.op == "Mul":
@@ -226,10 +226,11 @@ def softmax(v: Views, node: Node) -> list[Node] | None:
         pairs = [(x, r.inputs[0]) for x, r in inverses if r is not None]
     for top, bottom in pairs:
         found = _exp_sum(v, bottom)
-        if found is None or found[0] is not top or not found[2] or len(found[1]) != 1:
+        if found is None or found[0] is not top or not found[2] or not found[1]:
             continue
         x, _ = _unshifted(v, found[0], found[1])
-        return v.whole(node, "Softmax", x, axis=found[1][0])
+        over = {"axis": found[1][0]} if len(found[1]) == 1 else {"axes": found[1]}
+        return v.whole(node, "Softmax", x, **over)
     return None
 
 
@@ -288,48 +289,77 @@ def _clip_bounds(node: Node) -> tuple[Tensor, float, float] | None:
         if t is None or values[0] is None or values[1] is None:
             return None
         return t, values[0], values[1]
-    parts = split_constant(node)
-    if parts is None:
+    free = [i for i in node.inputs if i is not None and not i.const]
+    fixed = [i for i in node.inputs if i is not None and i.const]
+    known = [n for i in fixed if (n := scalar(i)) is not None]
+    rank = free[0].rank if len(free) == 1 else None
+    if rank is None or not known or len(known) < len(fixed) or max(len(i.shape or ()) for i in fixed) > rank:
         return None
-    return (parts[0], parts[1], np.inf) if node.op == "Max" else (parts[0], -np.inf, parts[1])
+    return (free[0], max(known), np.inf) if node.op == "Max" else (free[0], -np.inf, min(known))
 
 
 def padded_conv(v: Views, node: Node) -> list[Node] | None:
-    """A zero Pad of the spatial axes in front of a Conv is that Conv's padding."""
+    """Zero Pads of the spatial axes in front of a Conv are that Conv's padding."""
     x = node.inputs[0]
-    pad = v.made_by(x, "Pad")
-    if pad is None or x is None or x.rank is None or node.attrs.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+    if x is None or x.rank is None:
         return None
-    rank = x.rank
-    amounts = pad.input(1)
-    fill = pad.input(2)
-    if pad.attrs.get("mode", b"constant") != b"constant" or amounts is None or amounts.value is None:
+    pads = _own_pads(node, x)
+    if pads is None:
+        return None
+    source = x
+    while (around := _zero_pad(v, source)) is not None:
+        source, added = around
+        pads = [a + b for a, b in zip(pads, added, strict=True)]
+    if source is x:
+        return None
+    attrs = {k: a for k, a in node.attrs.items() if k != "auto_pad"}
+    return v.whole(node, "Conv", source, *node.inputs[1:], **{**attrs, "pads": pads})
+
+
+def _own_pads(node: Node, x: Tensor) -> list[int] | None:
+    """The padding of a Conv of ``x``, if it is known: all begins, then all ends."""
+    assert x.rank is not None
+    n = x.rank - 2
+    mode = node.attrs.get("auto_pad", b"NOTSET")
+    if mode in (b"NOTSET", b"VALID"):
+        return list(node.attrs.get("pads", [0] * (2 * n))) if mode == b"NOTSET" else [0] * (2 * n)
+    weight = node.inputs[1]
+    kernel = node.attrs.get("kernel_shape", None if weight is None or weight.shape is None else weight.shape[2:])
+    strides, dilations = (node.attrs.get(k, [1] * n) for k in ("strides", "dilations"))
+    begins, ends = [], []
+    for i, size in enumerate((x.shape or ())[2:]):
+        if kernel is None or not isinstance(size, int) or not isinstance(kernel[i], int):
+            return None
+        total = max((-(-size // strides[i]) - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - size, 0)
+        less = total // 2
+        begins.append(less if mode == b"SAME_UPPER" else total - less)
+        ends.append(total - begins[-1])
+    return begins + ends
+
+
+def _zero_pad(v: Views, t: Tensor) -> tuple[Tensor, list[int]] | None:
+    """(x, begins and ends of the spatial axes) of a Pad with zeros, if it pads nothing else and cuts nothing."""
+    pad = v.made_by(t, "Pad")
+    if pad is None or t.rank is None or pad.inputs[0] is None or pad.attrs.get("mode", b"constant") != b"constant":
+        return None
+    amounts, fill, listed = pad.input(1), pad.input(2), pad.input(3)
+    if amounts is None or amounts.value is None or (listed is not None and listed.value is None):
         return None
     if fill is not None and (fill.value is None or fill.value.any()):
         return None
-    listed = pad.input(3)
-    if listed is not None and listed.value is None:
-        return None
-    axes = (
-        list(range(rank))
-        if listed is None or listed.value is None
-        else [int(a) % rank for a in listed.value.reshape(-1)]
-    )
+    given = range(t.rank) if listed is None or listed.value is None else listed.value.reshape(-1)
+    axes = [int(a) % t.rank for a in given]
     values = [int(a) for a in amounts.value.reshape(-1)]
     around = {a: (values[i], values[i + len(axes)]) for i, a in enumerate(axes)}
     if any(around.get(a, (0, 0)) != (0, 0) for a in (0, 1)) or min(values, default=0) < 0:
         return None
-    n = rank - 2
-    own = list(node.attrs.get("pads", [0] * (2 * n)))
-    if node.attrs.get("auto_pad", b"NOTSET") == b"VALID":
-        own = [0] * (2 * n)
-    pads = [own[i] + around.get(i % n + 2, (0, 0))[i // n] for i in range(2 * n)]
-    attrs = {k: a for k, a in node.attrs.items() if k != "auto_pad"}
-    return v.whole(node, "Conv", pad.inputs[0], *node.inputs[1:], **{**attrs, "pads": pads})
+    spatial = [around.get(a, (0, 0)) for a in range(2, t.rank)]
+    return pad.inputs[0], [begin for begin, _ in spatial] + [end for _, end in spatial]
 
 
 _BEHIND_SOFTMAX = tuple(
-    "Softmax Cast CastLike Identity Dropout QuantizeLinear DequantizeLinear Transpose Squeeze Unsqueeze Reshape".split()
+    "Softmax NaNGuard Cast CastLike Identity Dropout QuantizeLinear DequantizeLinear Transpose Squeeze Unsqueeze "
+    "Reshape".split()
 )
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import onnx
 from onnx import FunctionProto, NodeProto, helper, inliner
 
+from omenn_onnx.calculus.base import OutsideCalculus
 from omenn_onnx.graph.emit import Emitter, type_code
 from omenn_onnx.graph.ir import Graph, Node, Tensor
-from omenn_onnx.normalise.bodies import BODIES, Body
+from omenn_onnx.normalise.bodies import BODIES, REFUSED, Body
 from omenn_onnx.normalise.fragment import fragment_model, splice
 
 _DOMAIN = "omenn.body"
@@ -21,6 +22,8 @@ _DOMAIN = "omenn.body"
 
 def decompose(node: Node, graph: Graph, emit: Emitter) -> list[Node] | None:
     """The nodes that stand for ``node``, over its own input and output tensors; None if there is no decomposition."""
+    if (node.domain, node.op) in REFUSED:
+        raise OutsideCalculus(REFUSED[node.domain, node.op])
     inputs = {f"i{k}": t for k, t in enumerate(node.inputs) if t is not None}
     outputs = {f"o{k}": t for k, t in enumerate(node.outputs) if t.name}
     if any(t.dtype is None or t.shape is None for t in inputs.values()):

@@ -38,7 +38,7 @@ def to_double(proto: ModelProto, folder: str = "") -> dict[str, str]:
         for v in (*graph.value_info, *(() if depth == 0 else (*graph.input, *graph.output))):
             if v.type.tensor_type.elem_type in _FLOATS:
                 v.type.tensor_type.elem_type = TensorProto.DOUBLE
-        for initializer in graph.initializer:
+        for initializer in (*graph.initializer, *(s.values for s in graph.sparse_initializer)):
             _widen(initializer, folder)
         for node in graph.node:
             _widen_node(node, folder)

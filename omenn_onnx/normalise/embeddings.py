@@ -1,4 +1,4 @@
-"""EmbedLayerNormalization written out, so that the embedded words, which are what is explained, are a tensor."""
+"""EmbedLayerNormalization and its quantised form written out: the embedded words, which are explained, are a tensor."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from omenn_onnx.graph.walk import graphs_of
 
+_OPENED = ("EmbedLayerNormalization", "QEmbedLayerNormalization")
+
 
 def open_embeddings(proto: ModelProto) -> None:
-    """Replace each EmbedLayerNormalization of the main graph by Gather, Add and LayerNormalization.
+    """Replace each (Q)EmbedLayerNormalization of the main graph by (DequantizeLinear,) Gather, Add and
+    LayerNormalization.
 
     Requires: functions are inlined, opset 18 or newer. Ensures: outputs keep their names; the rows of the word table
     are an output of Gather, ``NAME/word_embedding`` behind the name of the node's output.
     """
-    if all(n.op_type != "EmbedLayerNormalization" for n in proto.graph.node):
+    if all(n.op_type not in _OPENED for n in proto.graph.node):
         return
     taken = {name for g in graphs_of(proto) for n in g.node for name in (n.name, *n.input, *n.output)}
     nodes: list[NodeProto] = []
     for node in proto.graph.node:
-        wanted = node.op_type == "EmbedLayerNormalization" and node.domain == "com.microsoft"
+        wanted = node.op_type in _OPENED and node.domain == "com.microsoft"
         nodes += _Opened(node, taken).nodes if wanted else [NodeProto.FromString(node.SerializeToString())]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
@@ -35,6 +38,12 @@ class _Opened:
         self.prefix = node.output[0] or node.name
         self.taken = taken
         ids, segments, words, positions, types, gamma, beta, mask, places = [*node.input, *[""] * 9][:9]
+        if node.op_type == "QEmbedLayerNormalization":
+            scales, zeros, places = node.input[8:13], [*node.input[13:18], *[""] * 5], ""
+            quantised = zip((words, positions, types, gamma, beta), scales, zeros, strict=False)
+            words, positions, types, gamma, beta = (
+                self.add("DequantizeLinear", *operands) if operands[0] else "" for operands in quantised
+            )
         outputs = [*node.output, "", "", ""][:3]
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-12)
         total = self.add("Gather", words, ids, what="word_embedding", axis=0)

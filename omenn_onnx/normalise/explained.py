@@ -23,7 +23,8 @@ def find_outputs(graph: Graph, view: View, name: str | None) -> list[Tensor]:
     inputs is explained."""
     if name is not None:
         return [_float_tensor(graph, name, "explained output")]
-    ends = ((_before_tail(view, output), output) for output in graph.outputs)
+    outputs = [t for output in graph.outputs for t in _elements(view, output)]
+    ends = ((_before_tail(view, output), output) for output in outputs)
     found = [t for pair in ends if (t := next((t for t in pair if t.is_float), None)) is not None]
     if not found:
         raise CompileError(
@@ -32,16 +33,27 @@ def find_outputs(graph: Graph, view: View, name: str | None) -> list[Tensor]:
     return found
 
 
+def _elements(view: View, output: Tensor) -> list[Tensor]:
+    """The tensors of a sequence that is an output, else the output itself."""
+    node = view(output)
+    if node is None or node.op != "SequenceConstruct" or node.domain != "":
+        return [output]
+    return [t for t in node.inputs if t is not None]
+
+
+_RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _WHOLE = frozenset({"GRU", "LSTM", "Loop", "RNN", "Scan"})
 """Operators whose steps are no tail."""
 
 
 def _before_tail(view: View, t: Tensor) -> Tensor:
-    """What stands in front of the tail that ends in ``t``."""
+    """What stands in front of the tail that ends in ``t``. A shape that is changed last, so that other rows come first,
+    is no tail: the rows that are explained are those of the output."""
+    moved: Tensor | None = None
     while True:
         if t.producer is not None and t.producer.domain == "" and t.producer.op in _WHOLE:
-            return t
-        source = _label_source(view, t)
+            return moved or t
+        source, node = _label_source(view, t), None
         if source is None:
             node = view(t)
             if node is not None and node.op == "Settled" and node.inputs[0] is not None:
@@ -49,12 +61,27 @@ def _before_tail(view: View, t: Tensor) -> Tensor:
             if node is not None and node.op in _TAIL:
                 source = node.inputs[0]
             else:
-                source = _quantised_source(view, t)
+                source = _quantised_source(view, t) or _turned_source(view, t)
                 if source is None:
-                    return t
+                    return moved or t
         if source is None or source.const:
-            return t
+            return moved or t
+        if node is None or node.op not in _RESHAPES:
+            moved = None
+        elif moved is None and (t.shape or ())[:1] != (source.shape or ())[:1]:
+            moved = t
         t = source
+
+
+def _turned_source(view: View, t: Tensor) -> Tensor | None:
+    """The softmax or sigmoid that a Transpose of other axes than the first puts into another layout."""
+    source: Tensor | None = t
+    while source is not None and (node := view(source)) is not None and node.op == "Transpose":
+        if (node.attrs.get("perm") or [-1])[0] != 0:
+            return None
+        source = node.inputs[0]
+    node = None if source is None or source is t else view(source)
+    return source if node is not None and node.op in ("Softmax", "LogSoftmax", "Sigmoid") else None
 
 
 def _quantised_source(view: View, t: Tensor) -> Tensor | None:
@@ -69,9 +96,11 @@ def _quantised_source(view: View, t: Tensor) -> Tensor | None:
 
 
 def _label_source(view: View, t: Tensor) -> Tensor | None:
-    """The source of ``t`` if an operator of ai.onnx.ml that belongs to a classifier's tail makes it: the choice of a
-    label by its index, a label's mapping, scores made to sum to 1 behind their sigmoid or softmax."""
+    """The source of ``t`` if an operator that belongs to a classifier's tail makes it: the choice of a label by its
+    index, a label's mapping, scores made to sum to 1 behind their sigmoid or softmax."""
     node = t.producer
+    if node is not None and node.domain == "" and node.op == "Gather" and not t.is_float:
+        return node.inputs[1] if node.inputs[0] is not None and node.inputs[0].const else None
     if node is None or node.domain != "ai.onnx.ml":
         return None
     if node.op == "ArrayFeatureExtractor" and node.inputs[0] is not None and node.inputs[0].const:
@@ -86,7 +115,7 @@ def _label_source(view: View, t: Tensor) -> Tensor | None:
 
 def find_inputs(graph: Graph, names: Sequence[str]) -> list[Tensor]:
     """The tensors of those names, or the default: the float inputs, for token ids the output of the word embedding, for
-    an integer image its first Cast."""
+    an integer image its first Cast, for text and categories the features that are made of them."""
     if names:
         chosen = [_float_tensor(graph, n, "explained input") for n in dict.fromkeys(names)]
         for t in chosen:
@@ -95,8 +124,10 @@ def find_inputs(graph: Graph, names: Sequence[str]) -> list[Tensor]:
                     f"explained input {t.name!r} is a constant: it does not depend on the model's inputs"
                 )
         return chosen
-    found = [t for t in graph.inputs if t.is_float and t.rank != 0]
+    rounded = {t: made for t in graph.inputs if t.is_float and (made := _as_integers(graph, t))}
+    found = [t for t in graph.inputs if t.is_float and t.rank != 0 and t not in rounded]
     integers = [t for t in graph.inputs if t.dtype is not None and t.dtype.kind in "iu" and not t.const]
+    integers += [t for made in rounded.values() for t in made]
     embeddings = _word_embeddings(graph, integers)
     found += embeddings
     images = [_first_cast(graph, t) for t in integers if (t.rank or 0) >= 3]
@@ -105,10 +136,26 @@ def find_inputs(graph: Graph, names: Sequence[str]) -> list[Tensor]:
         casts = [_first_cast(graph, t) for t in integers]
         found = [t for t in casts if t is not None]
     if not found:
+        found = [n.outputs[0] for n in graph.nodes if n.op in _ENCODERS and n.outputs[0].is_float]
+    if not found:
         raise NoPath(
-            "the model has no floating-point input, embedding or cast to explain: say --input NAME of a float tensor"
+            "the model has no floating-point input, embedding, cast or encoded feature to explain: say --input NAME of "
+            "a float tensor"
         )
     return found
+
+
+_ENCODERS = frozenset({"DictVectorizer", "OneHotEncoder", "TfIdfVectorizer"})
+"""Operators that make features of text and categories."""
+
+
+def _as_integers(graph: Graph, t: Tensor) -> list[Tensor]:
+    """The integers that a float input is cast to, if nothing reads it as a float: token ids given as floats."""
+    readers = [n for n in graph.nodes if t in n.inputs or t in n.captured]
+    kinds = [o.dtype.kind if o.dtype is not None else "" for n in readers for o in n.outputs if o.name]
+    if any(n.op not in ("Cast", "Equal", "Shape") for n in readers) or not set(kinds) <= set("iub"):
+        return []
+    return [n.outputs[0] for n, kind in zip(readers, kinds, strict=True) if n.op == "Cast" and kind in "iu"]
 
 
 def _float_tensor(graph: Graph, name: str, what: str) -> Tensor:
@@ -121,25 +168,41 @@ def _float_tensor(graph: Graph, name: str, what: str) -> Tensor:
     return t
 
 
+_MOVES = frozenset(
+    "DepthToSpace Expand Flatten Gather Identity Pad Reshape Slice SpaceToDepth Split Squeeze Tile Transpose "
+    "Unsqueeze".split()
+)
+
+
 def _first_cast(graph: Graph, t: Tensor) -> Tensor | None:
+    """The first float tensor that integers are cast or dequantised to, perhaps after they were moved."""
+    moved = {t}
     for node in graph.nodes:
-        if node.op in ("Cast", "DequantizeLinear") and node.inputs[0] is t and node.outputs[0].is_float:
-            return node.outputs[0]
+        if node.domain == "" and node.inputs and node.inputs[0] in moved:
+            if node.op in ("Cast", "DequantizeLinear") and node.outputs[0].is_float:
+                return node.outputs[0]
+            if node.op in _MOVES or node.op == "Cast":
+                moved.update(node.outputs)
     return None
 
 
 _GATHERS = frozenset({"Gather", "GatherBlockQuantized"})
+_ID_MOVES = (_MOVES | {"Cast"}) - _GATHERS
+_ID_ARITHMETIC = frozenset({"Add", "Clip", "Concat", "Max", "Min", "Mod", "Mul", "Sub", "Where"})
+"""Ids made positive, kept within their table, or shifted behind a start token."""
 
 
 def _word_embeddings(graph: Graph, integers: list[Tensor]) -> list[Tensor]:
-    """Outputs of Gathers that look token ids up in a constant table: for each input its largest table; of several
-    inputs those whose tables are the largest (token types and positions have small ones)."""
+    """Outputs of Gathers that look token ids, or what arithmetic makes of them, up in a constant table: for each input
+    its largest table; of several inputs those whose tables are the largest (token types and positions have small
+    ones)."""
     ids: dict[Tensor, Tensor] = {t: t for t in integers}
     candidates: list[tuple[int, Tensor]] = []
     for node in graph.nodes:
-        if node.op in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze") and node.inputs[0] in ids:
-            if not node.outputs[0].is_float:
-                ids[node.outputs[0]] = ids[node.inputs[0]]
+        if node.op in _ID_MOVES or node.op in _ID_ARITHMETIC:
+            read = next((t for t in node.inputs[: 1 if node.op in _ID_MOVES else None] if t in ids), None)
+            if read is not None:
+                ids.update((t, ids[read]) for t in node.outputs if not t.is_float)
         elif node.op in _GATHERS and node.inputs[1] in ids and node.inputs[0] is not None and node.inputs[0].const:
             table, out = node.inputs[0], node.outputs[0]
             found = out if out.is_float else _first_cast(graph, out)
@@ -185,10 +248,11 @@ def channel_axes(nodes: Sequence[Node], sources: Sequence[Tensor], given: Mappin
 
 
 def _contracted_axes(nodes: Sequence[Node], source: Tensor, others: Sequence[Tensor]) -> list[frozenset[int]]:
-    """The axes of ``source`` that each first affine operator behind it contracts."""
+    """The axes of ``source`` that each first affine operator behind it contracts; of products those with a constant
+    matrix count before those with a computed one (an adjacency, attention), which may mix places."""
     assert source.rank is not None
     maps: dict[Tensor, AxisMap] = {source: tuple(frozenset({i}) for i in range(source.rank))}
-    found: list[frozenset[int]] = []
+    found: list[tuple[frozenset[int], bool]] = []
     for node in nodes:
         inputs = [(i, t) for i, t in enumerate(node.inputs) if t is not None and t in maps]
         if not inputs or any(o is source or o in others for o in node.outputs):
@@ -198,13 +262,14 @@ def _contracted_axes(nodes: Sequence[Node], source: Tensor, others: Sequence[Ten
                 axes = _contracts(node, i, t)
                 union = frozenset().union(*(maps[t][a] for a in axes if a < len(maps[t])))
                 if union:
-                    found.append(union)
+                    found.append((union, all(o is t or o is None or o.const for o in node.inputs)))
             continue
         for o in node.outputs:
             moved = [m for _, t in inputs if (m := _moved(node, t, maps[t], o)) is not None]
             if moved and o.name:
                 maps[o] = tuple(frozenset().union(*axes) for axes in zip(*moved, strict=True))
-    return found
+    by_constants = [axes for axes, constant in found if constant]
+    return by_constants or [axes for axes, _ in found]
 
 
 def _contracts(node: Node, i: int, t: Tensor) -> list[int]:
@@ -249,6 +314,8 @@ def _moved(node: Node, t: Tensor, axes: AxisMap, out: Tensor) -> AxisMap | None:
         a = int(node.attrs.get("axis", 0)) % len(axes)
         spread = len(out.shape) - len(axes) + 1
         return (*axes[:a], *(axes[a] for _ in range(spread)), *axes[a + 1 :])
+    if node.op == "STFT":  # samples are places: frames and frequencies come of them
+        return (axes[0], frozenset(), frozenset(), frozenset())
     if node.op.startswith("Reduce") and len(out.shape) < len(axes):
         which = node.attrs.get("axes")
         if which is None and node.input(1) is not None:
@@ -278,7 +345,7 @@ def class_axis(view: View, z: Tensor) -> int:
         if node.op in ("Conv", "ConvTranspose", "BatchNormalization", "Resize"):
             axis = 1
             break
-        if node.op in ("MatMul", "Gemm", "Einsum"):
+        if node.op in ("MatMul", "Gemm") or (node.op == "Einsum" and t.rank is not None and t.rank < 4):
             axis = (t.rank or 1) - 1
             break
         if node.op == "Transpose":

@@ -52,7 +52,9 @@ def _is_small(t: Tensor) -> bool:
 
 
 def _value_info(name: str, t: Tensor) -> onnx.ValueInfoProto:
-    code = int(TensorProto.FLOAT) if t.dtype is None else type_code(t.dtype)
+    if t.dtype is None:  # (inference tells)
+        return onnx.ValueInfoProto(name=name)
+    code = type_code(t.dtype)
     shape = None if t.shape is None else [f"{OUTER}{d}" if isinstance(d, str) else d for d in t.shape]
     return helper.make_tensor_value_info(name, code, shape)
 

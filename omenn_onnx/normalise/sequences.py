@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from onnx import GraphProto
 
 from omenn_onnx.calculus.base import OutsideCalculus
 from omenn_onnx.graph.emit import Emitter
-from omenn_onnx.graph.ir import Dim, Node, Tensor
+from omenn_onnx.graph.ir import Dim, Graph, Node, Tensor
+from omenn_onnx.graph.read import captured_by
+from omenn_onnx.normalise.fragment import fragment_model, splice
 
 READERS = frozenset({"ConcatFromSequence", "OptionalGetElement", "SequenceAt"})
 """Operators that make a tensor of a sequence or of an optional."""
@@ -17,7 +20,7 @@ _UNKNOWN = "the structure of the sequence that it reads is known only at run tim
 View = Callable[[Tensor], Node | None]
 
 
-def read_sequence(node: Node, view: View, emit: Emitter) -> list[Node]:
+def read_sequence(node: Node, graph: Graph, view: View, emit: Emitter) -> list[Node]:
     """The nodes that stand for one of READERS."""
     source = node.inputs[0]
     assert source is not None
@@ -27,7 +30,10 @@ def read_sequence(node: Node, view: View, emit: Emitter) -> list[Node]:
             raise OutsideCalculus("the optional that it reads holds no tensor that is known at compile time")
         return [Node("Identity", "", [held], node.outputs, {}, node.origin)]
     nodes: list[Node] = []
-    elements = _elements(source, view, emit, nodes)
+    whole = _joined_again(node, view(_behind(source, view)), emit, nodes) if node.op == "ConcatFromSequence" else None
+    if whole is not None:
+        return [*nodes, Node("Identity", "", [whole], node.outputs, {}, node.origin)]
+    elements = _elements(source, graph, view, emit, nodes)
     if node.op == "SequenceAt":
         k = _position(node.inputs[1], len(elements), len(elements))
         return [*nodes, Node("Identity", "", [elements[k]], node.outputs, {}, node.origin)]
@@ -48,9 +54,10 @@ def _behind(t: Tensor, view: View) -> Tensor:
     return t
 
 
-def _elements(t: Tensor, view: View, emit: Emitter, nodes: list[Node]) -> list[Tensor]:
+def _elements(t: Tensor, graph: Graph, view: View, emit: Emitter, nodes: list[Node]) -> list[Tensor]:
     """The elements of a sequence; nodes that make them, where no node of the model does, are appended to ``nodes``."""
-    node = view(_behind(t, view))
+    t = _behind(t, view)
+    node = view(t)
     if node is None or node.domain != "":
         raise OutsideCalculus(_UNKNOWN)
     inputs = [i for i in node.inputs if i is not None]
@@ -61,14 +68,67 @@ def _elements(t: Tensor, view: View, emit: Emitter, nodes: list[Node]) -> list[T
     if node.op == "SplitToSequence":
         return _split(node, emit, nodes)
     if node.op in ("SequenceInsert", "SequenceErase"):
-        known = list(_elements(inputs[0], view, emit, nodes))
+        known = list(_elements(inputs[0], graph, view, emit, nodes))
         place = node.input(2 if node.op == "SequenceInsert" else 1)
         if node.op == "SequenceInsert":
             known.insert(_position(place, len(known), len(known)), inputs[1])
         else:
             del known[_position(place, len(known), len(known) - 1)]
         return known
+    if node.op == "SequenceMap":
+        return _mapped(node, node.outputs.index(t), graph, view, emit, nodes)
     raise OutsideCalculus(_UNKNOWN)
+
+
+def _mapped(node: Node, k: int, graph: Graph, view: View, emit: Emitter, nodes: list[Node]) -> list[Tensor]:
+    """The elements of output k of a SequenceMap: its body once for each element."""
+    body: GraphProto = node.attrs["body"]
+    inputs = [t for t in node.inputs if t is not None]
+    first = _elements(inputs[0], graph, view, emit, nodes)
+    rows = [first]
+    for t in inputs[1:]:
+        rows.append([t] * len(first) if t.dtype is not None else _elements(t, graph, view, emit, nodes))
+    around = dict(zip(captured_by(node), node.captured, strict=True))
+    made: list[Tensor] = []
+    for elements in zip(*rows, strict=True):
+        given = around | {v.name: t for v, t in zip(body.input, elements, strict=True)}
+        outputs = {o.name: Tensor(o.name) for o in body.output}
+        found: dict[str, Tensor] = {}
+        model = fragment_model(list(body.node), list(body.initializer), given, outputs, graph.domains)
+        nodes += splice(model, given, node, emit, found)
+        made.append(found[body.output[k].name])
+    return made
+
+
+def _joined_again(node: Node, split: Node | None, emit: Emitter, nodes: list[Node]) -> Tensor | None:
+    """What ConcatFromSequence makes of the single slices of a tensor, of which only the run tells how many there are:
+    the tensor with the axis that was split in front of the axis of its elements, and as one with it if no axis is new.
+    """
+    if split is None or split.op != "SplitToSequence" or split.domain != "":
+        return None
+    x, pieces = split.inputs[0], split.input(1)
+    if x is None or x.shape is None or (pieces is not None and (pieces.value is None or pieces.value.shape)):
+        return None
+    rank, each = len(x.shape), 1 if pieces is None or pieces.value is None else int(pieces.value)
+    axis = int(split.attrs.get("axis", 0)) % rank
+    if isinstance(x.shape[axis], int) or each != 1:
+        return None
+    if split.attrs.get("keepdims", 1):
+        axes = emit.const(np.asarray([axis + 1], np.int64))
+        x = _one("Unsqueeze", x, axes, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]), emit, nodes, node)
+        rank += 1
+    assert x.shape is not None
+    new = bool(node.attrs.get("new_axis", 0))
+    place = int(node.attrs["axis"]) % (rank if new else rank - 1)
+    perm = [i for i in range(rank) if i != axis]
+    perm.insert(place, axis)
+    shape = tuple(x.shape[i] for i in perm)
+    moved = emit.op("Transpose", x, perm=perm, shape=shape, dtype=x.dtype)
+    nodes.append(Node("Transpose", "", [x], [moved], {"perm": perm}, node.origin))
+    if new:
+        return moved
+    merged = (*shape[:place], emit.new_size(shape[place : place + 2]), *shape[place + 2 :])
+    return _one("Reshape", moved, emit.shape(merged), merged, emit, nodes, node)
 
 
 def _position(t: Tensor | None, count: int, default: int) -> int:
@@ -103,7 +163,7 @@ def _split(node: Node, emit: Emitter, nodes: list[Node]) -> list[Tensor]:
         piece.shape = shape
     held = emit.const(np.asarray(sizes, np.int64))
     nodes.append(Node("Split", "", [x, held], pieces, {"axis": axis}, node.origin))
-    if split is None and not node.attrs.get("keepdims", 1):
+    if (value is None or (value.ndim == 0 and value == 1)) and not node.attrs.get("keepdims", 1):
         axes = emit.const(np.asarray([axis], np.int64))
         pieces = [
             _one("Squeeze", p, axes, (*s[:axis], *s[axis + 1 :]), emit, nodes, node)

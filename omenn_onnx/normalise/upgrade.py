@@ -43,7 +43,8 @@ def upgrade(model: ModelProto, target: int = 20) -> None:
             f"with onnx.version_converter.convert_version(model, {OLDEST_OPSET})"
         )
     additions = Additions(model.graph, collect(model))
-    refused = [entry for graph in list(graphs_of(model)) for entry in _upgrade_graph(graph, source, target, additions)]
+    graphs = list(graphs_of(model))[::-1]  # (inner before outer: an adapter may move a body)
+    refused = [entry for graph in graphs for entry in _upgrade_graph(graph, source, target, additions)]
     if refused:
         raise CompileError(
             f"{len(refused)} node(s) cannot be brought exactly from opset {source} to {target}: "

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto, ValueInfoProto, helper
 
 from omenn_onnx.normalise.upgrade_site import Site
 
@@ -313,15 +313,28 @@ def floats_only(s: Site) -> None:
         raise s.refuse("newer opsets do not take integers here: cast its input to float")
 
 
-# --- what cannot be brought over -----------------------------------------------------------------------------------
-
-
 @adapter(9, "Scan")
 def scan_9(s: Site) -> None:
-    """Scan-8 runs over a batch of sequences of different lengths; Scan-9 has neither."""
-    raise s.refuse(
-        "Scan as opset 8 had it (a batch axis, sequence lengths) is not supported: export at opset 9 or newer"
-    )
+    """Scan-8 runs over every row of a batch by itself: a Scan over the rows, whose body is the Scan over the steps."""
+    if s.input(0):
+        raise s.refuse("the lengths of its sequences have no place in Scan from opset 9 on: export at opset 9 or newer")
+    count, directions = int(s.take("num_scan_inputs")), s.take("directions")
+    body = s.take("body")
+    states = len(body.input) - count
+
+    def row(v: ValueInfoProto) -> ValueInfoProto:
+        return helper.make_tensor_value_info(s.additions.tensor_name(v.name), v.type.tensor_type.elem_type, None)
+
+    given, results = [row(v) for v in body.input], [row(v) for v in body.output]
+    inner = helper.make_node(
+        "Scan", [v.name for v in given], [v.name for v in results], s.additions.node_name(f"{s.label}.row"), body=body,
+        num_scan_inputs=count, scan_input_directions=directions or [0] * count,
+    )  # fmt: skip
+    s.set_inputs(list(s.node.input)[1:])
+    s.put(body=helper.make_graph([inner], "rows", given, results), num_scan_inputs=states + count)
+
+
+# --- what cannot be brought over -----------------------------------------------------------------------------------
 
 
 @adapter(9, "MeanVarianceNormalization")

@@ -47,6 +47,7 @@ class Contract:
     version: str
     rules: str
     dtype: str
+    precision: str  # the coarsest float type between X and Z: its rounding stays in the residual
     output: str
     outputs: tuple[str, ...]
     target: TargetSpec
@@ -62,8 +63,8 @@ class Contract:
 
     @property
     def bar(self) -> float:
-        """Completeness bar of the arithmetic that the file was compiled for."""
-        return BARS.get(self.dtype, BARS["float32"])
+        """Completeness bar of the arithmetic that the file was compiled for, and of the model's own."""
+        return max(BARS.get(name, BARS["float32"]) for name in (self.dtype, self.precision))
 
     @property
     def own_names(self) -> frozenset[str]:
@@ -102,6 +103,7 @@ def _parse(metadata: Mapping[str, str]) -> Contract:
         version=metadata["omenn.version"],
         rules=metadata["omenn.rules"],
         dtype=metadata["omenn.dtype"],
+        precision=metadata.get("omenn.precision", metadata["omenn.dtype"]),
         output=metadata["omenn.output"],
         outputs=tuple(load("outputs")),
         target=TargetSpec(**load("target")),

@@ -99,7 +99,7 @@ class OrtEngine:
         self.label = f"onnxruntime {runtime().__version__} on {self.device.upper()}"
         self.inputs = tuple(_info(i) for i in self.session.get_inputs())
         self.optional = tuple(_info(i) for i in self.session.get_overridable_initializers())
-        self.outputs = tuple(_info(o) for o in self.session.get_outputs())
+        self.outputs = tuple({o.name: _info(o) for o in self.session.get_outputs()}.values())  # (one may stand twice)
         self.metadata: Mapping[str, str] = self.session.get_modelmeta().custom_metadata_map
 
     def run(self, feeds: Mapping[str, Any]) -> Results:
@@ -108,7 +108,7 @@ class OrtEngine:
         try:
             if plain:  # strings, sequences and maps cannot be bound
                 host = {n: v.numpy() if hasattr(v, "numpy") else v for n, v in feeds.items()}
-                values = self.session.run(None, host)
+                values = self.session.run([o.name for o in self.outputs], host)
             else:
                 values = self._run_bound(feeds)
         except Exception as error:  # ONNX Runtime's exceptions share no narrower base
@@ -148,7 +148,7 @@ class ReferenceEngine:
         self.label = f"onnx {onnx.__version__} reference evaluator"
         self.inputs = tuple(_proto_info(v) for v in proto.graph.input if v.name not in stored)
         self.optional = tuple(_proto_info(v) for v in proto.graph.input if v.name in stored)
-        self.outputs = tuple(_proto_info(v) for v in proto.graph.output)
+        self.outputs = tuple({v.name: _proto_info(v) for v in proto.graph.output}.values())
         self.metadata: Mapping[str, str] = {p.key: p.value for p in proto.metadata_props}
 
     def run(self, feeds: Mapping[str, Any]) -> Results:
@@ -157,7 +157,7 @@ class ReferenceEngine:
             values: Any = self._evaluator.run(None, dict(feeds))
         except Exception as error:  # it raises whatever its operators raise
             raise FeedError(f"onnx's reference evaluator failed: {type(error).__name__}: {one_line(error)}") from error
-        return Results({o.name: Held(v) for o, v in zip(self.outputs, values, strict=True)})
+        return Results({name: Held(v) for name, v in zip(self._evaluator.output_names, values, strict=True)})
 
 
 def load_proto(model: Model, weights: bool = True) -> onnx.ModelProto:

@@ -23,6 +23,7 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # TF32 keeps 10 bits of the mantissa: far from the completeness bar of float32.
 CUDA_OPTIONS = {"use_tf32": "0"}
 PROTOBUF_LIMIT = 2**31 - 1
+_ROOM = 1 << 26  # for nodes and names; protobuf cannot even tell the size of a message beyond its limit
 
 
 @functools.cache
@@ -158,8 +159,11 @@ def _existing(path: str | os.PathLike[str]) -> str:
 def _make_from_proto(model: onnx.ModelProto, providers: list[Any], options: Any) -> Any:
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ModelFileError(f"initializer {tensor.name!r} lies in external data that is not loaded: give the path")
-    if model.ByteSize() <= PROTOBUF_LIMIT:
+            raise ModelFileError(
+                f"initializer {tensor.name!r} lies in external data that is not loaded: save the model beside its data "
+                "and give the path (omenn-compile does)"
+            )
+    if sum(tensor.ByteSize() for tensor in model.graph.initializer) <= PROTOBUF_LIMIT - _ROOM:
         return _make(bytes(model.SerializeToString()), providers, options)
     with tempfile.TemporaryDirectory(prefix="omenn-") as folder:  # beyond protobuf's limit only files will do
         path = os.path.join(folder, "model.onnx")

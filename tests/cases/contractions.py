@@ -72,6 +72,11 @@ def attention() -> Iterator[Case]:
     yield case("attention-scaled-is-no-softmax", text(guard=scaled), half=F32(0.5), **x, **c)
     other = text().replace("Softmax <axis=-1>", "Softmax <axis=-2>")
     yield case("attention-other-axis", other, **x, **c)
+    merged = """p = Softmax (x); s = Shape <start=0, end=1> (x); n = Mul (s, two); t = Concat <axis=0> (n, three, rest)
+        q = Reshape (p, t); v = Reshape (z, t); y = MatMul (q, v)"""
+    numbers = {"two": ints(2), "three": ints(3), "rest": ints(-1)}  # heads merged into a free batch
+    free = {"x": "n...", "z": "n..."}
+    yield case("MatMul-softmax-merged", merged, x=(2, 2, 3, 3), z=(2, 2, 3, 4), dyn=free, **numbers)
     pooled = "l = MatMul (x, k); p = Softmax <axis=1> (l); m = Mul (x, p); y = ReduceSum <keepdims=0> (m, one)"
     yield case("attention-pooling", pooled, k=w(4, 1), one=ints(1), **x)
     cross = "k = Transpose <perm=[0, 2, 1]> (z); s = MatMul (x, k); p = Softmax (s); y = MatMul (p, z)"

@@ -141,6 +141,7 @@ def powers() -> Iterator[Case]:
     yield case("Pow-fed", y, x=(2, 3), c=Fed(np.array([2, 3, 1], F32)))
     yield case("Pow-base", "y = Pow (c, x)", x=(2, 3), c=F32(1.7), dyn="ab")
     yield case("Pow-base-vector", "y = Pow (c, x)", x=(2, 3), c=floats(0.5, 1, 3), dyn="a.")
+    yield case("Pow-base-0", "y = Pow (c, x)", x=(2, 3), c=floats(0, 1.5, 2), draw="positive", dyn="a.")
     yield case("Pow-7", y, opset=7, x=(2, 3), c=floats(2))
     yield case("Pow-gate", "p = Pow (x, c); y = Mul (x, p)", draw="positive", x=(2, 3), c=F32(-0.5))
 
@@ -184,10 +185,20 @@ def rounding() -> Iterator[Case]:
         yield case(f"{op}-beside-a-path", f"r = {op} (x); y = Add (x, r)", x=(3, 5))
 
 
+def remainders() -> Iterator[Case]:
+    for name, sort, opset in (("floor", 0, 28), ("floor-of-either-sign", 0, 28), ("C", 1, 13)):
+        c = w(5) if "sign" in name else np.abs(w(5)) + F32(0.2)
+        text = f"y = Mod <fmod={sort}> (x, c)"
+        yield case(f"Mod-{name}", text, opset=opset, x=(3, 5), c=c, dyn="a.", runtime=opset == 13)
+    yield case("Mod-one-row", "y = Mod <fmod=1> (x, c)", x=(1, 5), c=np.abs(w(4, 1)) + F32(0.2), dyn=".b")
+
+
 def types() -> Iterator[Case]:
     yield case("Cast", "h = Cast <to=11> (x); y = Cast <to=1> (h)", x=(2, 3), dyn="ab")
     yield case("Cast-half", "h = Cast <to=10> (x); t = Tanh (h); y = Cast <to=1> (t)", draw="ties", x=(2, 3))
     yield case("CastLike", "y = CastLike (x, c)", x=(2, 3), c=floats(1))
+    like = "l = CastLike (c, x); h = CastLike (d, x); m = Min (x, h); g = Max (m, l); y = Mul (x, g)"
+    yield case("CastLike-of-bounds", like, x=(2, 3), c=np.float64(-0.4), d=np.float64(0.9))
     yield case("double-model", "h = Mul (x, c); y = Tanh (h)", dtype=np.float64, x=(2, 3), c=np.float64(0.3))
     yield case("Dropout", "y = Dropout (x)", x=(2, 3), dyn="ab")
     yield case("Dropout-mask", "y, m = Dropout (x, r, t)", x=(2, 3), r=F32(0.5), t=np.array(False))
@@ -209,4 +220,4 @@ def types() -> Iterator[Case]:
     yield case("Hardmax-is-constant", hard, x=(3, 5), dyn="ab")
 
 
-CASES = [*functions(), *powers(), *clips(), *rounding(), *types()]
+CASES = [*functions(), *powers(), *clips(), *rounding(), *remainders(), *types()]

@@ -239,18 +239,9 @@ def refused() -> Iterator[tuple[Case, str]]:
         case("refused-statistic", "h, m, d = LayerNormalization (x, s); y = Mul (h, d)", x=(2, 3), s=w(3)),
         "statistic",
     )
-    yield (
-        case(
-            "refused-scatter-max",
-            'y = ScatterND <reduction="max"> (x, i, z)',
-            opset=18,
-            x=(2, 3),
-            z=(1, 3),
-            i=np.array([[0]]),
-        ),
-        "reduction",
-    )
-    yield case("refused-OneHot", "y = OneHot (i, d, x)", x=(2,), i=ints(0, 1), d=ints(3)), "on and off"
+    product = 'y = ScatterND <reduction="mul"> (x, i, z)'
+    yield case("refused-scatter-mul", product, opset=18, x=(2, 3), z=(1, 3), i=np.array([[0]])), "reduction"
+    yield case("refused-Mod", "y = Mod <fmod=1> (c, x)", x=(2, 3), c=w(2, 3)), "divisor"
     yield case("refused-Dropout", "y = Dropout (x, r, t)", x=(2, 3), r=F32(0.5), t=np.array(True)), "training"
     fed = Fed(ints(1, 1))
     yield case("refused-computed-pads", "y = Pad (x, p)", x=(3,), p=fed), "pads"

@@ -120,6 +120,8 @@ def scatters() -> Iterator[Case]:
     yield case("ScatterElements-fed", y, i=Fed(np.array([[0, -1], [2, 1]])), x=(2, 4), z=(2, 2), dyn={"x": ".b"})
     yield case("Scatter-9", "y = Scatter <axis=1> (x, i, z)", opset=9, i=np.array([[0, 3], [2, 1]]), x=(2, 4), z=(2, 2))
     yield case("ScatterElements-11", y, opset=11, i=np.array([[0, 3], [2, 1]]), x=(2, 4), z=(2, 2))
+    many = np.array([[0, 1], [0, 1], [2, 1]])
+    yield case("ScatterElements-repeated", "y = ScatterElements (c, i, x)", i=many, c=w(4, 2), x=(3, 2))
     nd = "y = ScatterND (x, i, z)"
     yield case("ScatterND-points", nd, i=np.array([[0, 1], [1, -1]]), x=(2, 3), z=(2,), channel=0)
     yield case("ScatterND-rows", nd, i=np.array([[[0, 2]], [[1, 0]]]), x=(2, 3, 4), z=(2, 1, 4))
@@ -133,6 +135,19 @@ def scatters() -> Iterator[Case]:
         dyn=".b",
     )
     yield case("ScatterND-11", nd, opset=11, i=np.array([[2], [0]]), x=(4, 3), z=(2, 3))
+    for best in ("max", "min"):
+        nd = f'y = ScatterND <reduction="{best}"> '
+        rows, points = np.array([[1], [1], [3]]), np.array([[0, 1], [0, 1], [2, 1], [0, 0]])
+        for text in (f"{nd} (x, i, z)", f"{nd} (c, i, z)", f"{nd} (x, i, d)"):
+            both = {"x": (4, 2)} if "x" in text else {}
+            both |= {"z": (3, 2)} if "z" in text else {}
+            name = f"ScatterND-{best}-{text[-8:-1].replace(', i, ', '')}"
+            yield case(name, text, opset=18, i=rows, c=w(4, 2) / 2, d=w(3, 2), draw="ties", channel=1, dyn="", **both)
+        text = f'y = ScatterElements <axis=0, reduction="{best}"> (x, i, z)'
+        yield case(f"ScatterElements-{best}", text, opset=18, i=points, x=(4, 2), z=(4, 2), draw="ties", channel=1)
+    for op, i in (("ScatterND", np.array([[1], [1]])), ("ScatterElements", np.array([[0, 1], [0, 2]]))):
+        yield case(f"{op}-mul", f'y = {op} <reduction="mul"> (x, i, d)', opset=18, i=i, d=w(2, 2), x=(3, 2))
+    yield case("OneHot-values", "y = OneHot <axis=0> (i, d, x)", x=(2,), i=ints(1, -1, 2), d=ints(3))
     shown = 'y = ScatterND <reduction="add"> (c, i, x)'
     yield case("ScatterND-duplicates", shown, opset=18, i=np.array([[1], [1], [3]]), c=w(4, 2), x=(3, 2), dyn="..")
     zeros = 's = Shape (t); b = ConstantOfShape (s); y = ScatterElements <reduction="add"> (b, i, x)'

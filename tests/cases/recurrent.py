@@ -1,11 +1,13 @@
-"""LSTM, GRU, RNN, Scan and Loop against the oracle, which is given every step written out.
+"""LSTM, GRU, RNN, Scan, Loop, If and CumProd against the oracle, which is given every step written out.
 
 Variants, dynamic lengths and exporters are in tests/test_recurrent.py.
 """
 
 from __future__ import annotations
 
-from .base import Case, case, i0, ints, w
+import numpy as np
+
+from .base import Case, Fed, case, i0, ints, w
 
 _LONG = 66
 """More steps than are unrolled."""
@@ -95,6 +97,47 @@ def _cell(op: str, blocks: int, step: str, start: str = "", **attributes: int) -
     )
 
 
+def _products(reverse: bool, exclusive: bool) -> Case:
+    """Running products of four, each as the ReduceProd of its factors."""
+    parts = []
+    for i in range(4):
+        begin, end = (i + exclusive, 4) if reverse else (0, i + 1 - exclusive)
+        parts.append(
+            f"p{i} = Slice (x, b{begin}, b{end}, b1); q{i} = ReduceProd <keepdims=1> (p{i}, b1)"
+            if begin < end
+            else f"q{i} = Identity (one)"
+        )
+    return case(
+        f"CumProd-{int(reverse)}{int(exclusive)}",
+        f"y = CumProd <reverse={int(reverse)}, exclusive={int(exclusive)}> (x, a)",
+        opset=26,
+        runtime=False,
+        x=(2, 4),
+        a=i0(1),
+        one=np.ones((2, 1), np.float32),
+        channel=0,
+        same_as="; ".join(parts) + "; y = Concat <axis=1> (q0, q1, q2, q3)",
+        same_opset=20,
+        **{f"b{i}": ints(i) for i in range(5)},
+    )
+
+
+def _branches(taken: bool) -> Case:
+    """A condition that only the run tells."""
+    then = "then_branch = t () => (float[a,b] u) { l = Tanh (x) u = Mul (l, x) }"
+    other = "else_branch = e () => (float[a,b] v) { k = Reshape (x, m) v = MatMul (k, W) }"
+    return case(
+        f"If-{taken}",
+        f"W = Identity (V); m = Identity (n); y = If <{then}, {other}> (flag)",
+        x=(2, 3),
+        V=w(3, 3),
+        n=ints(2, 3),
+        flag=Fed(np.array(taken)),
+        same_as="l = Tanh (x); y = Mul (l, x)" if taken else "y = MatMul (x, V)",
+        dyn="a." if taken else "..",
+    )
+
+
 _SUMS = "a{t} = MatMul(x{t}, V); r{t} = MatMul(h{t}, S); s{t} = Add(a{t}, r{t})"
 _FIRST = "s{t} = MatMul(x{t}, V)"
 _LSTM = (
@@ -106,6 +149,9 @@ _SHOWN = "; t{t} = Tanh(c{n}); h{n} = Mul(O{t}, t{t})"
 CASES = [
     _scan(),
     _loop(),
+    *(_products(reverse, exclusive) for reverse in (False, True) for exclusive in (False, True)),
+    _branches(True),
+    _branches(False),
     _cell(
         "RNN",
         1,

@@ -5,9 +5,30 @@
 Rules are in ``stream.RULES``, a dict (domain, operator) -> function; the modules below fill it.
 """
 
-from . import conv, elementwise, fourier, moves, norms, pooling, products, reductions, resample, scatter, softmax, sums
+from . import (
+    conv,
+    elementwise,
+    fourier,
+    microsoft,
+    microsoft_attention,
+    ml,
+    moves,
+    norms,
+    pooling,
+    products,
+    quantised,
+    quantised_runtime,
+    reductions,
+    resample,
+    scatter,
+    softmax,
+    sums,
+)
 from .engine import Result, explain
-from .stream import NotInOracle, OracleError
+from .stream import NoCarrierPath, NotInOracle, OracleError
 
-__all__ = ["NotInOracle", "OracleError", "Result", "explain"]
-_ = (conv, elementwise, fourier, moves, norms, pooling, products, reductions, resample, scatter, softmax, sums)
+__all__ = ["NoCarrierPath", "NotInOracle", "OracleError", "Result", "explain"]
+_ = (
+    conv, elementwise, fourier, microsoft, microsoft_attention, ml, moves, norms, pooling, products, quantised,
+    quantised_runtime, reductions, resample, scatter, softmax, sums,
+)  # fmt: skip

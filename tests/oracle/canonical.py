@@ -38,17 +38,9 @@ def _constant_and_other(n: Node) -> tuple[Tensor, str] | None:
     return None
 
 
-def _minus(n: Node, name: str) -> Tensor | None:
-    """x, if the tensor is -x: Neg, a product with -1, or 0 - x."""
-    p = _made_by(n, name, "Neg", "Mul", "Sub")
-    if p is None:
-        return None
-    if p.op == "Neg":
-        return p.input(0)
-    if p.op == "Sub":
-        return p.input(1) if _is_all(p.input(0), 0.0) else None
-    found = _constant_and_other(p)
-    return p.tensor(found[1]) if found and _is_all(found[0], -1.0) else None
+def _minus(n: Node, name: str) -> Tensor:
+    """-x for the tensor x; what is under a Neg, a product with -1 or 0 - x is taken from there (no difference)."""
+    return scale(n.tensor(name), np.array(-1.0))
 
 
 def _one_plus_exp(n: Node, name: str) -> Node | None:

@@ -116,7 +116,11 @@ def hard_sigmoid(alpha: float, beta: float) -> Function:
         inside = ((y > 0) & (y <= 1)) if alpha > 0 else ((y >= 0) & (y < 1))
         return alpha * inside
 
-    return Function(lambda x: np.clip(alpha * x + beta, 0, 1), slope)
+    def weight(x: Array) -> Array:
+        linear = (0 < beta < 1) & (alpha * x + beta > 0) & (alpha * x + beta < 1)
+        return np.where(linear, alpha, (np.clip(alpha * x + beta, 0, 1) - np.clip(beta, 0, 1)) / x)
+
+    return Function(lambda x: np.clip(alpha * x + beta, 0, 1), slope, weight)
 
 
 def hard_swish() -> Function:

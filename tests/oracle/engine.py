@@ -11,11 +11,14 @@ import numpy as np
 import onnx
 from onnx import helper, inliner, numpy_helper
 
+from .bodies import BODIES, written_body
 from .canonical import canonical
+from .control import loop, scan
 from .functions import function_body
-from .stream import RULES, Array, Columns, Node, NotInOracle, OracleError, Tensor, carrier
+from .stream import RULES, Array, Columns, NoCarrierPath, Node, NotInOracle, OracleError, Tensor, carrier
 from .values import BY_BODY, constant_node, evaluate, widen
 
+MOST_STEPS = 1000
 HOPS = 8  # streams are kept until everything this many nodes downstream has run: canonical forms look back
 
 
@@ -120,8 +123,11 @@ class Walk:
         inputs = [self.env[i] if i else None for i in n.inputs]
         if n.op == "If" and n.domain == "":
             return self.branch(n, inputs[0])
+        if n.op in ("Loop", "Scan") and n.domain == "":
+            return self.unrolled(n, inputs)
         if not any(t is not None and t.is_carrier for t in inputs):
-            return self.inlined(n, inputs) if n.op in BY_BODY else constant_node(n, inputs)
+            expand = n.op in BY_BODY or (n.domain, n.op) in BODIES
+            return self.inlined(n, inputs) if expand else constant_node(n, inputs)
         whole = canonical(n)
         if whole is not None:
             return [replace(whole)]
@@ -137,7 +143,7 @@ class Walk:
         return [Tensor(v, refused=why) if v.dtype.kind == "f" else Tensor(v) for v in values]
 
     def inlined(self, n: Node, inputs: list[Tensor | None]) -> list[Node] | None:
-        body = function_body(n, inputs)
+        body = written_body(n, inputs) or function_body(n, inputs)
         return None if body is None else [self.node(p, body[1], n.owner, n.inside or n.op) for p in body[0]]
 
     def branch(self, n: Node, condition: Tensor) -> list[Node]:
@@ -151,6 +157,17 @@ class Walk:
             proto = helper.make_node("Identity", [inner.name], [outer], name=n.name)
             nodes.append(self.node(proto, opsets))
         return nodes
+
+    def unrolled(self, n: Node, inputs: list[Tensor | None]) -> list[Node]:
+        """All passes of a Loop (its condition stays true) or Scan."""
+        opsets = {n.domain: n.opset, "com.microsoft": 1, "ai.onnx.ml": 3}
+        if n.op == "Scan":
+            protos = scan(n.proto, n.attrs, [t.shape for t in inputs], n.opset)
+        elif inputs[0] is None or int(np.ravel(inputs[0].value)[0]) > MOST_STEPS:
+            raise NotInOracle("a Loop that nothing but its condition ends")
+        else:
+            protos = loop(n.proto, n.attrs, int(np.ravel(inputs[0].value)[0]))
+        return [self.node(p, opsets) for p in protos]
 
     def verify(self, n: Node, t: Tensor) -> None:
         """value = A x + B 1 and ones 1 = 1."""
@@ -316,7 +333,7 @@ def explain(
 
     w, z = walk(None)
     if not z.is_carrier:
-        raise ValueError(f"{output!r} does not depend on {inputs} by a carrier path")
+        raise NoCarrierPath(f"{output!r} does not depend on {inputs} by a carrier path")
     weights = np.asarray(seed, dtype=np.float64)
     if weights.shape != z.shape:
         raise ValueError(f"seed has shape {weights.shape}, {output!r} has {z.shape}")

@@ -6,19 +6,19 @@ import itertools
 
 import numpy as np
 
-from .stream import Array, Node, Tensor, linear, rule
+from .stream import Array, Node, Tensor, linear, move, rule
 
 
 @rule("CumSum")
 def cum_sum(n: Node, x: Tensor, axis: Tensor) -> Tensor:
-    """Prefix sums; ones: the mean over the prefix (an empty prefix: the entry's own ones)."""
+    """Prefix sums; ones: the mean over the prefix (an empty prefix: over the whole axis, as of an empty window)."""
     a = int(np.ravel(axis.value)[0]) % x.ndim
     size = x.shape[a]
     prefix = np.tril(np.ones((size, size)), -1 if n.attrs.get("exclusive", 0) else 0)
     if n.attrs.get("reverse", 0):
         prefix = prefix[::-1, ::-1]
     count = prefix.sum(axis=1, keepdims=True)
-    mean = np.where(count == 0, np.eye(size), prefix / np.maximum(count, 1))
+    mean = np.where(count == 0, 1 / size, prefix / np.maximum(count, 1))
 
     def along(s: Array, matrix: Array) -> Array:
         return np.moveaxis(np.tensordot(matrix, s, axes=(1, a)), 0, a)
@@ -80,6 +80,8 @@ def stft(n: Node, x: Tensor, step: Tensor, window: Tensor | None = None, frame_l
     """Frames of the signal [batch, time, parts], windowed, each transformed; ones: the mean over frame and parts."""
     if window is not None and window.is_carrier:
         raise n.refuse("the window is a carrier")
+    if x.ndim == 2:  # a real signal without its axis of parts, which ONNX Runtime takes
+        x = move(x, lambda i: i[..., None])
     hop = int(np.ravel(step.value)[0])
     length = int(np.ravel(frame_length.value)[0]) if frame_length is not None else window.shape[0]
     taper = np.ones(length) if window is None else window.value

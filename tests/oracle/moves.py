@@ -38,6 +38,10 @@ def _identity(n: Node, x: Tensor) -> Tensor:
 
 @rule("Cast")
 def cast(n: Node, x: Tensor) -> Tensor:
+    if x.value.dtype.kind != "f":  # a quantised carrier
+        y = identity(x)
+        y.value = x.value.astype(np.float64 if n.attrs["to"] in FLOAT_TYPES else np.int64)
+        return y
     if n.attrs["to"] not in FLOAT_TYPES:
         import onnx
 

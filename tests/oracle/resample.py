@@ -6,7 +6,7 @@ import numpy as np
 
 from .stream import Array, Node, Tensor, carrier, linear, plus_bias, rule
 
-# -- Pad -------------------------------------------------------------------------------------------------------------
+# -- Pad --------------------------------------------------------------------------------------------------------------
 
 
 def pad_widths(n: Node, x: Tensor) -> tuple[list[int], list[int]]:
@@ -55,7 +55,7 @@ def pad(n: Node, x: Tensor, *_: Tensor) -> Tensor:
     return carrier(value, lin, ones, x.rank)
 
 
-# -- Resize ----------------------------------------------------------------------------------------------------------
+# -- Resize -----------------------------------------------------------------------------------------------------------
 
 
 def _coordinates(mode: str, out: int, size: int, scale: float, roi: tuple[float, float]) -> Array:
@@ -189,7 +189,7 @@ def upsample(n: Node, x: Tensor, scales: Tensor | None = None) -> Tensor:
     return resize(n, x, [float(s) for s in given], None, None, "asymmetric")
 
 
-# -- GridSample ------------------------------------------------------------------------------------------------------
+# -- GridSample -------------------------------------------------------------------------------------------------------
 
 
 def _reflect(x: Array, low: float, high: float) -> Array:

@@ -17,6 +17,8 @@ def scatter(n: Node, data: Tensor, updates: Tensor, places: Array) -> Tensor:
     reduction = n.attrs.get("reduction", "none")
     if reduction == "mul" and data.is_carrier and not updates.is_carrier:
         return _multiply(data, updates, places)
+    if reduction in ("max", "min"):
+        return _extremum(n, data, updates, places, np.maximum if reduction == "max" else np.minimum)
     if reduction not in ("none", "add"):
         raise n.refuse(f"reduction {reduction!r} of carriers")
     size, width, n_ones = data.value.size, n.columns.width, n.columns.n_ones
@@ -45,6 +47,33 @@ def scatter(n: Node, data: Tensor, updates: Tensor, places: Array) -> Tensor:
     shape = data.shape
     rank = lowest_rank([data, updates])
     return carrier(value.reshape(shape), lin.reshape(*shape, width), ones.reshape(*shape, n_ones), rank)
+
+
+def _extremum(n: Node, data: Tensor, updates: Tensor, places: Array, best) -> Tensor:
+    """As Max or Min of all that meets at a place: the winners in equal shares, ones of the winning carriers; where a
+    constant base wins, it shows (the mean of all updates' ones); where constant updates win, the base's ones."""
+    width, n_ones = n.columns.width, n.columns.n_ones
+    value = data.value.reshape(-1).copy()
+    best.at(value, places, updates.value.reshape(-1))
+    sources = [(data, np.arange(value.size)), (updates, places)]
+    winners = np.zeros(value.size)
+    lin, ones = np.zeros((value.size, width)), np.zeros((value.size, n_ones))
+    carried, bias = np.zeros(value.size), np.zeros(value.size)
+    for t, at in sources:
+        wins = (t.value.reshape(-1) == value[at]).astype(float)
+        np.add.at(winners, at, wins)
+        if t.is_carrier:
+            np.add.at(lin, at, times(wins, t.lin.reshape(-1, width)))
+            np.add.at(ones, at, times(wins, t.ones.reshape(-1, n_ones)))
+            np.add.at(carried, at, wins)
+        else:
+            np.add.at(bias, at, wins * t.value.reshape(-1))
+    fallback = data.ones.reshape(-1, n_ones) if data.is_carrier else updates.ones.reshape(-1, n_ones).mean(axis=0)
+    ones = np.where((carried == 0)[:, None], fallback, ones / np.maximum(carried, 1)[:, None])
+    lin = plus_bias(n, lin / winners[:, None], ones, bias / winners)
+    shape = data.shape
+    return carrier(value.reshape(shape), lin.reshape(*shape, width), ones.reshape(*shape, n_ones),
+                   lowest_rank([data, updates]))  # fmt: skip
 
 
 def _multiply(data: Tensor, updates: Tensor, places: Array) -> Tensor:

@@ -17,24 +17,24 @@ def softmax(n: Node, x: Tensor, axes: Axes) -> Tensor:
     Secant: W = expm1(z)/(z Z), bias 1/Z; z < -100: W = 0, bias p. Tangent: the full Jacobian p (dx - <p, dx>).
     Ones in both: 1/2 o + 1/2 mean over the axis of o. Rank 3.
     """
-    v = x.value
-    lse = special.logsumexp(v, axis=axes, keepdims=True)
-    p = np.exp(v - lse)
+    v = x.value - x.value.max(axis=axes, keepdims=True)  # (a row of -3e38 has no digits to subtract)
+    total = np.exp(v).sum(axis=axes, keepdims=True)
+    p = np.exp(v) / total
     if not x.is_carrier:
         return constant(p)
-    near = v >= v.max(axis=axes, keepdims=True) - 1e4
+    near = v >= -1e4
     count = near.sum(axis=axes, keepdims=True)
     ones = (x.ones + mean_axes(x.ones, axes)) / 2
     if n.tangent:
         lin = times(p, x.lin)
         lin = lin - times(p, lin.sum(axis=axes, keepdims=True))
-        pv = np.where(p == 0, 0.0, p * v)
+        pv = np.where(p == 0, 0.0, p * x.value)
         rest = np.where(p == 0, 0.0, p - (pv - p * pv.sum(axis=axes, keepdims=True)))
         return carrier(p, plus_bias(n, lin, ones, rest), ones, 3, frozenset(axes))
     m = np.where(near, v, 0.0).sum(axis=axes, keepdims=True) / count
     m_lin = np.where(near[..., None], x.lin, 0.0).sum(axis=axes, keepdims=True) / count[..., None]
     z = v - m
-    inverse_z = np.broadcast_to(np.exp(m - lse), z.shape)
+    inverse_z = np.broadcast_to(np.exp(m) / total, z.shape)
     above = p * -np.expm1(-np.maximum(z, 0)) / z
     below = np.expm1(np.minimum(z, 0)) / z * inverse_z
     w = np.where(z > 0, above, np.where(z < 0, below, inverse_z))

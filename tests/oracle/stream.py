@@ -23,6 +23,10 @@ class NotInOracle(Exception):
     """An operator that the oracle does not cover lies on a carrier path."""
 
 
+class NoCarrierPath(ValueError):
+    """The explained output depends on no explained input by a carrier path."""
+
+
 class OracleError(AssertionError):
     """The oracle contradicts itself (a stream does not reproduce its value, or ones are not all ones)."""
 

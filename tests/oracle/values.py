@@ -20,6 +20,7 @@ BY_RULE = {
     "MaxPool", "Mish",
     "Pad", "RMSNormalization", "Resize", "STFT", "Softmax", "Swish", "Upsample",
 }  # fmt: skip
+QUANTISERS = ("DequantizeLinear", "QuantizeLinear")
 BY_BODY = {"Attention", "MeanVarianceNormalization", "RotaryEmbedding", "SwiGLU"}  # always expanded
 
 
@@ -59,7 +60,8 @@ def constant_node(n: Node, inputs: list[Tensor | None]) -> list[Tensor]:
     if n.op == "Constant":
         return [Tensor(_constant_value(n))]
     first = inputs[0] if inputs else None
-    if n.op == "OneHot":  # the evaluator refuses a depth of shape [1]
+    # The evaluator refuses a depth of shape [1], and has not all versions of the quantisers.
+    if n.op in ("OneHot", *QUANTISERS) and (n.domain, n.op) in RULES:
         return [RULES[n.domain, n.op](n, *inputs)]
     if (n.domain, n.op) in RULES and n.op in BY_RULE and first is not None and first.value.dtype.kind == "f":
         empty = np.zeros((*first.shape, 0))

@@ -5,22 +5,31 @@ from omenn_onnx.normalise.bodies import (
     geometry,
     microsoft,
     microsoft_attention,
+    microsoft_experts,
     microsoft_moves,
+    microsoft_refused,
+    microsoft_streams,
     ml,
     quantised,
+    quantised_recurrent,
     recurrent,
 )
-from omenn_onnx.normalise.bodies.base import BODIES, Body
+from omenn_onnx.normalise.bodies.base import BODIES, REFUSED, Body
 
 __all__ = [
     "BODIES",
+    "REFUSED",
     "Body",
     "few_bits",
     "geometry",
     "microsoft",
     "microsoft_attention",
+    "microsoft_experts",
     "microsoft_moves",
+    "microsoft_refused",
+    "microsoft_streams",
     "ml",
     "quantised",
+    "quantised_recurrent",
     "recurrent",
 ]

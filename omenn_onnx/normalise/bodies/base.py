@@ -16,6 +16,13 @@ Value = str | Array | float | Sequence[int] | None
 """A name, a constant, a number (of the first float operand's type), a list of int64, or nothing."""
 
 BODIES: dict[tuple[str, str], Callable[[Body], None]] = {}
+REFUSED: dict[tuple[str, str], str] = {}
+"""Operators that have no linear form, and why, with what to do."""
+
+
+def refuse(*ops: str, domain: str, why: str) -> None:
+    """Declares operators that are refused by name."""
+    REFUSED.update({(domain, op): why for op in ops})
 
 
 def body(*ops: str, domain: str) -> Callable[[Callable[[Body], None]], Callable[[Body], None]]:
@@ -36,7 +43,8 @@ class Body:
         self.node = node
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
-        self.dtype = next((t.dtype for t in node.inputs if t is not None and t.is_float), np.dtype(np.float32))
+        floats = (t.dtype for t in node.inputs if t is not None and t.dtype is not None and t.is_float)
+        self.dtype = next((d for d in floats if d.itemsize > 1), np.dtype(np.float32))  # (float8 is only stored)
         self._names = itertools.count(1)
         self._alias: dict[str, str] = {}
 

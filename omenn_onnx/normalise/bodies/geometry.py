@@ -1,4 +1,5 @@
-"""Operators that read or write at computed places: DeformConv, RoiAlign, MaxUnpool, TensorScatter; what is refused."""
+"""Operators that read or write at computed places: DeformConv, RoiAlign, MaxUnpool, TensorScatter; CumProd; what is
+refused."""
 
 from __future__ import annotations
 
@@ -8,19 +9,25 @@ import numpy as np
 from onnx import TensorProto
 
 from omenn_onnx.graph.ir import Shape
-from omenn_onnx.normalise.bodies.base import Body, body
+from omenn_onnx.normalise.bodies.base import Body, body, refuse
 
-_REFUSED = {
-    "CumProd": "a running product has no weights of its own: write it as ReduceProd or Mul",
-    "Det": "a determinant is a polynomial of the degree of its matrix, and has no linear form by elements",
-    "MaxRoiPool": "the sizes of its bins are known only at run time: use RoiAlign",
-    "Mod": "a remainder is periodic in its operand: what it keeps of it is arbitrary",
-}
+refuse(
+    "Det",
+    domain="",
+    why="a determinant is a polynomial of the degree of its matrix, and has no linear form by elements",
+)
+refuse("MaxRoiPool", domain="", why="the sizes of its bins are known only at run time: use RoiAlign")
+refuse("BitCast", domain="", why="the bits of a number are no linear image of it: convert it with Cast")
 
 
-@body(*_REFUSED, domain="")
-def refused(b: Body) -> None:
-    raise b.refuse(_REFUSED[b.node.op])
+refuse(
+    "Adagrad",
+    "Adam",
+    "Gradient",
+    "Momentum",
+    domain="ai.onnx.preview.training",
+    why="it is a step of training: export the model for inference",
+)
 
 
 def static(b: Body, shape: Shape | None, what: str) -> list[int]:
@@ -171,3 +178,27 @@ def affine_grid(b: Body) -> None:
     places = np.stack([*axes, np.ones(sizes)], axis=-1).reshape(-1, len(sizes) + 1).astype(b.dtype)
     grid = b.op("MatMul", places, b.op("Transpose", b.operand(0), perm=[0, 2, 1]))
     b.give(0, b.op("Reshape", grid, [-1, *sizes, len(sizes)]))
+
+
+_MOST_FACTORS = 64
+
+
+@body("CumProd", domain="")
+def running_product(b: Body) -> None:
+    """y_i is the product of x_1, ..., x_i; without x_i, and 1 at first, if it is exclusive."""
+    shape = b.shape(0)
+    axis = int(b.number(1, "axis").reshape(-1)[0]) % len(shape)
+    count = shape[axis]
+    if not isinstance(count, int) or count > _MOST_FACTORS:
+        raise b.refuse(f"the size of its axis must be known at compile time, and at most {_MOST_FACTORS}")
+    exclusive, reverse = bool(b.attr("exclusive", 0)), bool(b.attr("reverse", 0))
+    parts = []
+    for i in range(count):
+        first, last = (i + exclusive, count) if reverse else (0, i + 1 - exclusive)
+        if first == last:
+            size = b.op("Shape", b.op("Slice", b.operand(0), [0], [1], [axis]))
+            parts.append(b.op("Expand", np.ones((), b.dtype), size))
+        else:
+            factors = b.op("Slice", b.operand(0), [first], [last], [axis])
+            parts.append(b.op("ReduceProd", factors, [axis], keepdims=1))
+    b.give(0, b.op("Concat", *parts, axis=axis))

@@ -77,16 +77,28 @@ def bias_add(b: Body) -> None:
     b.give(0, b.op("Add", b.op("Add", b.operand(0), b.operand(1)), b.operand(2)))
 
 
-@body("BiasDropout", domain=DOMAIN)
-def bias_dropout(b: Body) -> None:
-    """x + bias + residual, as in inference."""
-    training = b.tensor(4)
+def _in_inference(b: Body, k: int) -> None:
+    """Refuses a dropout whose training mode (operand k) may be on."""
+    training = b.tensor(k)
     if training is not None and (training.value is None or training.value.any()):
         raise b.refuse("it drops values at random (training mode); export the model in evaluation mode")
     if b.wants(1):
         raise b.refuse("its mask is used")
+
+
+@body("BiasDropout", "BitmaskBiasDropout", domain=DOMAIN)
+def bias_dropout(b: Body) -> None:
+    """x + bias + residual, as in inference."""
+    _in_inference(b, 4)
     y = b.op("Add", b.operand(0), b.operand(1))
     b.give(0, y if b.operand(2) is None else b.op("Add", y, b.operand(2)))
+
+
+@body("BitmaskDropout", domain=DOMAIN)
+def bitmask_dropout(b: Body) -> None:
+    """x itself, as in inference."""
+    _in_inference(b, 2)
+    b.give(0, b.op("Identity", b.operand(0)))
 
 
 @body("GatedAdd", domain=DOMAIN)

@@ -1,4 +1,4 @@
-"""Operators of com.microsoft that have a namesake in ONNX, and those of ONNX Runtime that are refused."""
+"""Operators of com.microsoft that move, look up or transform, most with a namesake in ONNX."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from omenn_onnx.calculus.base import constant
 from omenn_onnx.normalise.bodies.base import Body, body
 from omenn_onnx.normalise.bodies.microsoft import DOMAIN
 
-constant("MurmurHash3", "NGramRepeatBlock", "Tokenizer", domain=DOMAIN)
+constant(
+    *("BifurcationDetector", "DynamicTimeWarping", "IsAllFinite", "MurmurHash3", "NGramHashMapping"),
+    *("NGramRepeatBlock", "Tokenizer", "Unique", "VarlenNGramHashMapping"),
+    domain=DOMAIN,
+)
 
 
 @body("Trilu", domain=DOMAIN)
@@ -57,64 +61,73 @@ def pairwise_distances(b: Body) -> None:
     b.give(0, squares if metric == "sqeuclidean" else b.op("Sqrt", squares))
 
 
-@body("Unique", domain=DOMAIN)
-def unique(b: Body) -> None:
-    """ONNX's Unique in the order of occurrence: its values; places and counts are integers."""
-    y, _, index, counts = b.ops("Unique", 4, b.operand(0), sorted=0)
-    for k, name in enumerate((y, index, counts)):
-        b.give(k, name)
+@body("TorchEmbedding", domain=DOMAIN)
+def torch_embedding(b: Body) -> None:
+    """Gather of rows."""
+    b.give(0, b.op("Gather", b.operand(0), b.operand(1), axis=0))
 
 
-_SOLVED = "the inverse of a matrix is no linear image of its entries, which are not frozen as a weight either"
-REFUSED = {  # with the reasons
-    "Inverse": f"{_SOLVED}; invert outside the explained path",
-    "CropAndResize": "its boxes and its resampling have no ONNX form; use RoiAlign or Resize",
-    "RelativePositionBias": "its table depends on the explained input",
-    "MoE": "its experts are chosen inside; export the mixture of experts as plain ONNX",
-    "SparseAttention": "its block-sparse layout has no ONNX form; export plain attention",
-    "LongformerAttention": "its sliding-window layout has no ONNX form; export plain attention",
-    "MaxpoolWithMask": "its mask has no ONNX form; export MaxPool",
-    "WordConvEmbedding": "it has no ONNX form; export its Gather, Conv and ReduceMax",
-    **dict.fromkeys(
-        ("PackedAttention", "PackedMultiHeadAttention", "PagedAttention", "RemovePadding", "RestorePadding"),
-        "it works on sequences packed without their padding; save the model without packing (RemovePadding)",
-    ),
-    **dict.fromkeys(
-        ("DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention", "DecoderAttention"),
-        "it is one step of a decoding loop over a shared cache; explain the decoder that the step was made from "
-        "(optimise it without the beam-search conversion)",
-    ),
-    **dict.fromkeys(
-        ("BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch"),
-        "it chooses tokens in a loop; explain the decoder inside it by itself",
-    ),
-}
+@body("Range", domain=DOMAIN)
+def numbers(b: Body) -> None:
+    """ONNX's Range, whose step may be left out."""
+    one = np.ones((), b.tensor(0).dtype) if b.tensor(0) is not None else None  # type: ignore[union-attr]
+    start, limit = (b.op("Squeeze", b.operand(k)) for k in (0, 1))
+    b.give(0, b.op("Range", start, limit, one if b.operand(2) is None else b.op("Squeeze", b.operand(2))))
 
 
-def _refuse(b: Body) -> None:
-    raise b.refuse(REFUSED[b.node.op])
+@body("UnfoldTensor", domain=DOMAIN)
+def unfold_tensor(b: Body) -> None:
+    """All windows of ``size`` along an axis, ``step`` apart; the places in a window become the last axis."""
+    rank = len(b.shape(0))
+    axis, size, step = int(b.attr("dim", -1)) % rank, int(b.attr("size")), int(b.attr("step", 1))
+    length = b.op("Squeeze", b.op("Shape", b.operand(0), start=axis, end=axis + 1), [0])
+    end = b.op("Sub", length, np.asarray(size - 1))
+    starts = b.op("Range", np.asarray(0), end, np.asarray(step))
+    places = b.op("Add", b.op("Unsqueeze", starts, [1]), list(range(size)))
+    windows = b.op("Gather", b.operand(0), places, axis=axis)
+    perm = [k for k in range(rank + 1) if k != axis + 1]
+    b.give(0, b.op("Transpose", windows, perm=[*perm, axis + 1]))
 
 
-body(*REFUSED, domain=DOMAIN)(_refuse)
+# Fourier
 
 
-def _refuse_blocked(b: Body) -> None:
-    raise b.refuse(
-        "its layout of blocked channels is that of one processor; save the model with optimisation level extended, or "
-        "compile the model that was optimised"
-    )
+def _real_transform(b: Body) -> None:
+    if int(b.attr("normalized", 0)) or not int(b.attr("onesided", 1)) or int(b.attr("signal_ndim", 1)) != 1:
+        raise b.refuse("its kernel has only the one-sided transform of one axis, not normalised")
 
 
-body(
-    *(
-        "AveragePool",
-        "Conv",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "MaxPool",
-        "ReorderInput",
-        "ReorderOutput",
-        "Upsample",
-    ),
-    domain="com.microsoft.nchwc",
-)(_refuse_blocked)
+@body("Rfft", domain=DOMAIN)
+def real_fourier(b: Body) -> None:
+    """The one-sided discrete Fourier transform of the last axis, real and imaginary parts as a new one."""
+    _real_transform(b)
+    rank = len(b.shape(0))
+    signal = b.op("Unsqueeze", b.operand(0), [rank])
+    b.give(0, b.op("DFT", signal, None, np.asarray(rank - 1), onesided=1))
+
+
+@body("Irfft", domain=DOMAIN)
+def inverse_real_fourier(b: Body) -> None:
+    """The real signal of n = 2 (count - 1) numbers whose transform's first half is given:
+    x_t = 1/n sum_k w_k (Re_k cos(2 pi k t / n) - Im_k sin(2 pi k t / n)), w_k = 1 at both ends and 2 between."""
+    _real_transform(b)
+    *_, count, _parts = b.shape(0)
+    if not isinstance(count, int) or count < 2:
+        raise b.refuse("the size of its axis is not known")
+    n = 2 * (count - 1)
+    angle = 2 * np.pi * np.outer(np.arange(count), np.arange(n)) / n
+    weight = np.full((count, 1), 2.0)
+    weight[[0, -1]] = 1.0
+    table = np.stack([weight * np.cos(angle), -weight * np.sin(angle)]) / n
+    b.give(0, b.op("Einsum", b.operand(0), table.astype(b.dtype), equation="...kc,ckt->...t"))
+
+
+@body("ComplexMul", "ComplexMulConj", domain=DOMAIN)
+def complex_product(b: Body) -> None:
+    """The product of complex numbers, as pairs along the last axis; B perhaps conjugated."""
+    (a, c), (d, e) = (b.ops("Split", 2, b.operand(k), [1, 1], axis=-1) for k in (0, 1))
+    if b.node.op == "ComplexMulConj":
+        e = b.op("Neg", e)
+    real = b.op("Sub", b.op("Mul", a, d), b.op("Mul", c, e))
+    imaginary = b.op("Add", b.op("Mul", a, e), b.op("Mul", c, d))
+    b.give(0, b.op("Concat", real, imaginary, axis=-1))

@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from omenn_onnx.calculus.base import constant
 from omenn_onnx.graph.ir import Array
-from omenn_onnx.normalise.bodies.base import Body, body
+from omenn_onnx.normalise.bodies.base import Body, body, refuse
 
 _DOMAIN = "ai.onnx.ml"
 
@@ -23,20 +23,17 @@ constant(
     domain=_DOMAIN,
 )
 
-_TREES = (
-    "a tree ensemble is piecewise constant: its exact local affine map is the constant itself, which says nothing of "
-    "the features. Explain it with SHAP's TreeExplainer, or train a network, a linear model or an SVM instead"
+refuse(
+    *("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"),
+    domain=_DOMAIN,
+    why="a tree ensemble is piecewise constant: its exact local affine map is the constant itself, which says nothing "
+    "of the features. Explain it with SHAP's TreeExplainer, or train a network, a linear model or an SVM instead",
 )
 
 _COUPLED = (
     "the probabilities of an SVM of several classes are coupled by an iteration, which has no linear form; explain its "
     "decision function (skl2onnx: options={'raw_scores': True}, or probability=False)"
 )
-
-
-@body("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor", domain=_DOMAIN)
-def tree_ensemble(b: Body) -> None:
-    raise b.refuse(_TREES)
 
 
 @body("Scaler", domain=_DOMAIN)

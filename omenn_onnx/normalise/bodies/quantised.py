@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from omenn_onnx.graph.emit import type_code
-from omenn_onnx.normalise.bodies.base import Body, body
+from omenn_onnx.normalise.bodies.base import Body, body, refuse
 
 _DOMAIN = "com.microsoft"
 _WINDOW = ("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "pads", "strides")
@@ -51,9 +51,9 @@ def quantise(b: Body, y: str, scale: int, zero: int, like: int) -> None:
     b.into(0, "QuantizeLinear", y, b.operand(scale), z)
 
 
-def settle(b: Body, y: str, exact: bool = True) -> None:
-    """Output 0 is ``y``; where the kernel is not exact, the difference is a bias."""
-    b.into(0, "Settled", y, domain=_RANGE, exact=int(exact))
+def settle(b: Body, y: str, exact: bool = True, output: int = 0) -> None:
+    """An output is ``y``; where the kernel is not exact, the difference is a bias."""
+    b.into(output, "Settled", y, domain=_RANGE, exact=int(exact))
 
 
 def as_float(b: Body, name: str | None) -> str:
@@ -203,6 +203,12 @@ def qlinear_global_average_pool(b: Body) -> None:
     quantise(b, _back(b, b.op("GlobalAveragePool", _front(b, real(b, 0, 1, 2), perm)), perm), 3, 4, 0)
 
 
+@body("QLinearReduceMean", domain=_DOMAIN)
+def qlinear_reduce_mean(b: Body) -> None:
+    axes, kept = [int(a) for a in b.attr("axes")], int(b.attr("keepdims"))
+    quantise(b, b.op("ReduceMean", real(b, 0, 1, 2), axes, keepdims=kept), 3, 4, 0)
+
+
 @body("QLinearConcat", domain=_DOMAIN)
 def qlinear_concat(b: Body) -> None:
     """Scale and zero point of the output stand first."""
@@ -215,7 +221,7 @@ def qlinear_where(b: Body) -> None:
     quantise(b, b.op("Where", b.operand(0), real(b, 1, 2, 3), real(b, 4, 5, 6)), 7, 8, 1)
 
 
-# Attention and embeddings
+# Attention
 
 
 @body("QAttention", domain=_DOMAIN)
@@ -261,21 +267,8 @@ def _attention_mask(b: Body, scores: str) -> str | None:
     return None if not terms else terms[0] if len(terms) == 1 else b.op("Add", *terms)
 
 
-@body("QEmbedLayerNormalization", domain=_DOMAIN)
-def q_embed_layer_normalization(b: Body) -> None:
-    """LayerNormalization(word[ids] + position[0 .. n-1] + segment[segments])."""
-    if b.wants(1):
-        raise b.refuse("its mask index is used")
-    words = b.op("Gather", real(b, 2, 8, 13), b.operand(0), axis=0)
-    length = b.op("Shape", b.operand(0), start=1, end=2)
-    places = b.op("Slice", real(b, 3, 9, 14), [0], length, [0])
-    total = b.op("Add", words, places)
-    if b.operand(1) is not None and b.operand(4) is not None:
-        total = b.op("Add", total, b.op("Gather", real(b, 4, 10, 15), b.operand(1), axis=0))
-    epsilon = float(b.attr("epsilon", 1e-12))
-    settle(b, b.op("LayerNormalization", total, real(b, 5, 11, 16), real(b, 6, 12, 17), epsilon=epsilon, axis=-1))
-
-
-@body("DynamicQuantizeLSTM", domain=_DOMAIN)
-def dynamic_quantize_lstm(b: Body) -> None:
-    raise b.refuse("its kernel quantises the state inside every step; quantise the model without its LSTM")
+refuse(
+    *("MatMulInteger16", "MulInteger", "ReduceSumInteger"),
+    domain=_DOMAIN,
+    why="its operands are plain integers, as no quantiser writes it; quantise with onnxruntime.quantization",
+)

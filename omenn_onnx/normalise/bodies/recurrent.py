@@ -29,6 +29,11 @@ UNROLLED = 64
 
 @body("LSTM", "GRU", "RNN", domain="")
 def recurrent(b: Body) -> None:
+    """ONNX's own, whose outputs are what the steps give."""
+    write_recurrent(b, Body.give)
+
+
+def write_recurrent(b: Body, give: Callable[[Body, int, str], None]) -> None:
     """Each direction by itself; Y is [T, D, B, H], the final states are [D, B, H] (layout 1: the batch comes first)."""
     first = bool(b.attr("layout", 0))
     steps = b.shape(0)[1 if first else 0]
@@ -48,11 +53,11 @@ def recurrent(b: Body) -> None:
         finals.append([_final(b, cell, k, s) for k, s in enumerate(last)])
     if b.wants(0):
         y = sequences[0] if len(sequences) == 1 else b.op("Concat", *sequences, axis=1)
-        b.give(0, b.op("Transpose", y, perm=[2, 0, 1, 3]) if first else y)
+        give(b, 0, b.op("Transpose", y, perm=[2, 0, 1, 3]) if first else y)
     for k in range(len(finals[0])):
         if b.wants(k + 1):
             rows = [b.op("Unsqueeze", final[k], [1 if first else 0]) for final in finals]
-            b.give(k + 1, rows[0] if len(rows) == 1 else b.op("Concat", *rows, axis=1 if first else 0))
+            give(b, k + 1, rows[0] if len(rows) == 1 else b.op("Concat", *rows, axis=1 if first else 0))
 
 
 def _turned(b: Body, sequence: str) -> str:
@@ -164,6 +169,8 @@ class Cell(ABC):
     states: tuple[int, ...]
     """Which operands are the initial states."""
     activations: tuple[str, ...]
+    hidden_axis = 2
+    """Where the shape of R has the hidden size."""
 
     def __init__(self, b: Body, d: int, turned: bool) -> None:
         self.hidden = self._hidden(b)
@@ -173,13 +180,13 @@ class Cell(ABC):
         self.clip = float(b.attr("clip", 0.0))
         self.functions = _functions(b, self.activations, d, self.both)
         self.initial: State = [self._initial(b, k) for k in self.states]
-        self._rows = [self._mine(b, b.operand(k), 0) for k in (1, 2)]
+        self._rows = [self._mine(b, self.matrix(b, k), 0) for k in (1, 2)]
         bias = b.operand(3)
         known = b.tensor(3)
         dead = known is None or (known.value is not None and not known.value.any())
         self._bias = None if bias is None or dead else self._mine(b, bias, 0)
         x = b.operand(0)
-        self._x = b.op("Transpose", x, perm=[1, 0, 2]) if self._rows_first else str(x)
+        self._x = self.read(b, b.op("Transpose", x, perm=[1, 0, 2]) if self._rows_first else str(x))
         self._x = _turned(b, self._x) if turned else self._x
         self.streams: list[str] = []
         self.first: tuple[str, Body] | None = None
@@ -194,8 +201,16 @@ class Cell(ABC):
     def step(self, b: Body, x: Sequence[str], state: State) -> list[str]:
         """The states behind one step."""
 
+    def matrix(self, b: Body, k: int) -> str:
+        """W (1) or R (2) as ONNX has them: [D, n H, columns]."""
+        return str(b.operand(k))
+
+    def read(self, b: Body, x: str) -> str:
+        """What the products take x or h for."""
+        return x
+
     def _hidden(self, b: Body) -> int:
-        size = b.shape(2)[-1]
+        size = b.shape(2)[self.hidden_axis]
         if not isinstance(size, int):
             raise b.refuse("its hidden size is not known")
         return size
@@ -256,9 +271,9 @@ class Cell(ABC):
         if h is None:
             return None
         if self.first is None or h != self.initial[0]:
-            return b.op("MatMul", h, w)
+            return b.op("MatMul", self.read(b, h), w)
         if w not in self._hoisted:
-            self._hoisted[w] = self.first[1].op("MatMul", h, w)
+            self._hoisted[w] = self.first[1].op("MatMul", self.read(self.first[1], h), w)
         return self._hoisted[w]
 
     def total(self, b: Body, x: str, w: str, state: State, bias: str | None) -> str:
