@@ -22,9 +22,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tqdm import tqdm  # noqa: E402
-from zoo.catalogue import networks  # noqa: E402
-from zoo.entry import Network  # noqa: E402
+from tqdm import tqdm
+
+from zoo.catalogue import networks
+from zoo.entry import Network
 
 RULES = ("secant", "tangent")
 LIMIT_S = 900
@@ -118,14 +119,17 @@ def run_all(chosen: list[Network], options: argparse.Namespace) -> tuple[list[Ro
 
 def twins(chosen: list[Network], folder: Path, rows: list[Row]) -> None:
     """Compare the maps of twins."""
-    from zoo.examine import Finding, compare_with_twin, to_json
+    from zoo.examine import Finding, compare_with_float, compare_with_twin, to_json
 
     by_name = {n.name: n for n in chosen}
     for i, row in enumerate(rows):
         network = by_name[row["network"]]
-        if network.twin and not row["failed"]:
+        if (network.twin or network.float_twin) and not row["failed"]:
             finding = Finding(**row)
-            compare_with_twin(network, folder, finding)
+            if network.twin:
+                compare_with_twin(network, folder, finding)
+            if network.float_twin:
+                compare_with_float(network, folder, finding)
             rows[i] = to_json(finding)
 
 
@@ -137,13 +141,14 @@ def show(chosen: list[Network], rows: list[Row]) -> None:
         return "-" if value is None else f"{value:.0e}"
 
     head = ["network", "kind", "exporter", "rules", "nodes", "compile", "residual", "k", "outputs", "C_w", "C_b",
-            "gradient", "twin C_w", "twin C_b"]  # fmt: skip
+            "gradient", "twin C_w", "twin C_b", "correlation"]  # fmt: skip
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for r in rows:
         n = by_name[r["network"]]
         cells = [n.name, n.kind, n.exporter, r["rules"], str(r["nodes"]), f"{r['seconds']:.2f} s"]
         cells += [number(r["residual"]), f"{r['condition']:.0f}", number(r["outputs"])]
         cells += [number(r[k]) for k in ("oracle_w", "oracle_b", "gradient", "twin_w", "twin_b")]
+        cells.append("-" if r["correlation"] is None else f"{r['correlation']:.3f}")
         print("| " + " | ".join(cells) + " |")
     accepted = [
         (r, part, n.accepted.get(part) or n.accepted[f"{part} {r['rules']}"])

@@ -7,16 +7,20 @@ import importlib
 from zoo.entry import Network
 
 FAMILIES = [
-
     "torch_networks",
     "dense_networks",
-    "task_networks",
+    "sequence_networks",
+    "graph_networks",
+    "mixing_networks",
+    "layer_networks",
     "transformers_networks",
+    "perception_networks",
     "sklearn_networks",
     "quantised_networks",
     "optimised_networks",
     "keras_networks",
     "jax_networks",
+    "twin_networks",
     "written_networks",
 ]
 

@@ -54,6 +54,7 @@ class Network:
     options: keyword arguments of ``omenn_onnx.compile`` other than rules.
     twin: the name of a network that must have the same maps: C_w to 1e-4 of the largest entry, C_b too;
       ``layout``: the permutation that takes this X to the twin's.
+    float_twin: the name of the float network that this one was quantised from: how well C_w * X correlates is printed.
     accepted: differences from the twin that semantics.md lists: "C_b", "C_b secant", ... -> (limit, reason). They are
       printed with their size.
     bar: completeness, of max(1, |score|, sum|C_w*X|, sum|C_b|); 5e-3 for half precision.
@@ -71,6 +72,7 @@ class Network:
     options: Mapping[str, Any] = field(default_factory=dict)
     twin: str = ""
     layout: tuple[int, ...] = ()
+    float_twin: str = ""
     accepted: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     bar: float = 1e-5
     quantised: bool = False

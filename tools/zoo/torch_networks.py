@@ -57,7 +57,7 @@ def table() -> list[Network]:
     for i, name in enumerate(NAMES):
         kind = "text" if name.startswith(("bert", "gpt2", "llama")) else "dense output" if name == "unet" else "image"
         kind = {"conv1d": "signal", "conv3d": "volume", "autoencoder": "autoencoder"}.get(name, kind)
-        old = 14 if name in ATTENTION else (11, 12, 13)[i % 3]
+        old = 14 if name in ATTENTION else 13 if name == "autoencoder" else (11, 12, 13)[i % 3]
         options = {"target": TARGETS.get(name, "argmax")}
         for exporter, opset in (("dynamo", 20), ("torchscript", old), ("torchscript", 17), ("dynamo", (18, 23)[i % 2])):
             first = (exporter, opset) == ("dynamo", 20)
