@@ -20,8 +20,8 @@ from omenn_onnx.graph.walk import captured_names
 _MOST = 1 << 16
 """Loops of more steps are not counted."""
 _COUNTING = frozenset(
-    "Add And Cast Concat Constant Div Equal Gather Greater GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg "
-    "Not Or Pow ReduceMax ReduceMin ReduceProd ReduceSum Reshape Slice Squeeze Sub Unsqueeze Where Xor".split()
+    "Add And Cast Concat Constant Div Equal Gather Greater GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul "
+    "Neg Not Or Pow ReduceMax ReduceMin ReduceProd ReduceSum Reshape Slice Squeeze Sub Unsqueeze Where Xor".split()
 )
 """What a condition is made of: operators that give the same at every run."""
 _SMALL = 4096

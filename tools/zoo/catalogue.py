@@ -21,7 +21,6 @@ FAMILIES = [
     "keras_networks",
     "jax_networks",
     "twin_networks",
-    "written_networks",
 ]
 
 
