@@ -254,3 +254,29 @@ def test_axes_and_directions_of_a_scan(axis: int, out_axis: int, backwards: int)
     for found in results[1:]:
         for a, b in zip((*found.c_w, *found.c_b), (*results[0].c_w, *results[0].c_b), strict=True):
             assert_close(a, b, 1e-5, "a map")
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("backwards", [0, 1])
+def test_a_state_that_starts_as_a_constant(backwards: int, rules: str) -> None:
+    """A gated Scan of free length is what it is unrolled: its first step has a constant in place of the state."""
+    body = nodes(
+        "a = Add(e, s); u = Sigmoid(a); m = MatMul(s, R); b = Add(e, m); c = Tanh(b); d = Sub(s, c); k = Mul(u, d); "
+        "t = Add(c, k); y = Mul(u, t)"
+    )
+    made = helper.make_graph(
+        body, "body", [INFO("s", 1, (2, 3)), INFO("e", 1, (2, 3))], [INFO("t", 1, (2, 3)), INFO("y", 1, (2, 3))]
+    )
+    scan = helper.make_node(
+        "Scan", ["start", "x"], ["last", "all"], "steps", body=made, num_scan_inputs=1,
+        scan_input_directions=[backwards],
+    )  # fmt: skip
+    start = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    x = np.random.default_rng(2).normal(size=(5, 2, 3)).astype(np.float32)
+    seed = np.random.default_rng(3).normal(size=(5, 2, 3)).astype(np.float32)
+    found = []
+    for length in ("T", 5):
+        file = model([scan, *nodes("z = Add(all, last)")], {"start": start}, {"x": (length, 2, 3)}, 3)
+        found.append(run(compiled(file, rules=rules, target="seed", channel_axis=2), {"x": x, "seed": seed}))
+    for name in ("C_w", "C_b"):
+        assert_close(found[0][name], found[1][name], 1e-5, name)

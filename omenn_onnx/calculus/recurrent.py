@@ -1,7 +1,8 @@
 """Scan: the body is linearised once, for any step; its coefficients are computed step by step.
 
-A state that starts as a constant c and depends on the explained input later is c * o, with o the mean of the ones of
-what the Scan reads, over all positions.
+Where a state starts as a constant and depends on the explained input later, the body is linearised once more with the
+constant, for the first step. A state that is still a constant behind that step is c * o, with o the mean of the ones
+of what the Scan reads, over all positions.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from omenn_onnx.graph.ir import Node, Shape, Tensor
 from omenn_onnx.graph.step import Step
 from omenn_onnx.graph.zeros import is_zero
 from omenn_onnx.linear import program as lp
+from omenn_onnx.linear.build import Builder, join_shapes
 from omenn_onnx.linear.program import Lane, Var
 
 
@@ -35,7 +37,7 @@ def scan(p: Calculus, node: Node, *operands: Operand) -> list[Pair | None]:
     count = len(step.states)
     captured = [t for t in dict.fromkeys(node.captured) if t in p.pairs]
     sequences: list[tuple[int, Pair]] = []
-    for k, (o, s) in enumerate(zip(operands[count:], step.sequences, strict=True)):
+    for k, (o, s) in enumerate(zip(operands[count:], step.sequences, strict=False)):
         if o.pair is not None:
             ones = o.pair.ones
             full = tuple(d if i != s.axis else o.shape[s.axis] for i, d in enumerate(ones.shape))
@@ -48,12 +50,63 @@ def scan(p: Calculus, node: Node, *operands: Operand) -> list[Pair | None]:
         _Carried(step.inputs[k], _without(pair.ones.shape, step.sequences[k].axis), pair.rank) for k, pair in sequences
     ]
     shared = [_Carried(t, p.pairs[t].ones.shape, p.pairs[t].rank) for t in captured]
+    started = {c.tensor: c for c in carried if c is not None}
+    late = len(started) < count
+    if late:  # what the states are behind the first step
+        own = {c.tensor: _pair(c) for c in (*started.values(), *read, *shared)}
+        found = _linearised(p, step, own, Builder(step.emit)).pairs
+        for k, (t, new) in enumerate(zip(step.states, step.new_states, strict=True)):
+            if t not in started and new in found:
+                carried[k] = _behind(t, found[new])
     inner, pairs = _fixed_point(p, step, carried, read, shared)
+    results = {t: pair for t in (*step.new_states, *step.outputs) if (pair := inner.pairs.get(t)) is not None}
+    if late and any(c is not None and c.tensor not in started for c in carried):
+        own = {t: pair for t, pair in pairs.items() if t in started or t not in step.states}
+        own |= {t: Pair(pairs[t].value, pairs[t].ones, c.rank) for t, c in started.items()}
+        first = _linearised(p, step, own, inner.build).pairs
+        results = {t: _either(inner, step.first, first.get(t), pair) for t, pair in results.items()}
     others: list[tuple[Var, int | None]] = [(q.ones, step.sequences[k].axis) for k, q in sequences]
     others += [(o.pair.ones, None) for o in operands[:count] if o.pair is not None]
     others += [(p.pairs[t].ones, None) for t in captured]
     initial = _initial(p, operands[:count], carried, others)
-    return _recurrence(p, node, step, inner, pairs, carried, read, shared, initial, sequences, captured)
+    return _recurrence(p, node, step, inner, pairs, results, carried, read, shared, initial, sequences, captured)
+
+
+def _pair(c: _Carried) -> Pair:
+    return Pair(Var(c.tensor.shape or ()), Var(c.ones), c.rank)
+
+
+def _behind(state: Tensor, new: Pair) -> _Carried:
+    """A state as it is behind a step."""
+    shape = state.shape or ()
+    if new.ones.rank != len(shape):
+        raise OutsideCalculus("the rank of one of its states changes")
+    return _Carried(state, tuple(1 if a == 1 else d for a, d in zip(new.ones.shape, shape, strict=True)), new.rank)
+
+
+def _linearised(p: Calculus, step: Step, pairs: dict[Tensor, Pair], build: Builder) -> Calculus:
+    """The body, given the pairs of what it reads."""
+    inner = Calculus(step.graph, step.emit, p.tangent, p.opaque, step.view)
+    inner.build = build
+    inner.pairs.update(pairs)
+    for node in step.nodes:
+        inner.linearise(node)
+    return inner
+
+
+def _either(inner: Calculus, at_first: Tensor, first: Pair | None, later: Pair) -> Pair:
+    """A tensor of the body at the first step and at all others."""
+    if first is None or (first.value is later.value and first.ones is later.ones):
+        return later
+    no = inner.emit.op("Not", at_first, shape=())
+    shape = join_shapes([first.value.shape, later.value.shape])
+    ones = join_shapes([first.ones.shape, later.ones.shape])
+    choose, add = inner.build.select, inner.build.add
+    return Pair(
+        add([choose(first.value, at_first, shape), choose(later.value, no, shape)], shape),
+        add([choose(first.ones, at_first, ones), choose(later.ones, no, ones)], ones),
+        min(first.rank, later.rank),
+    )
 
 
 def _fixed_point(
@@ -62,13 +115,8 @@ def _fixed_point(
     """Linearise the body until the states behind a step have the form of those before it: which of them carry, along
     which axes their ones vary, and their gate ranks."""
     for _ in range(sum((t.rank or 0) + 8 for t in step.states) + 2):
-        inner = Calculus(step.graph, step.emit, p.tangent, p.opaque, step.view)
-        pairs: dict[Tensor, Pair] = {}
-        for c in (*(c for c in carried if c is not None), *read, *shared):
-            pairs[c.tensor] = Pair(Var(c.tensor.shape or ()), Var(c.ones), c.rank)
-        inner.pairs.update(pairs)
-        for node in step.nodes:
-            inner.linearise(node)
+        pairs = {c.tensor: _pair(c) for c in (*(c for c in carried if c is not None), *read, *shared)}
+        inner = _linearised(p, step, pairs, Builder(step.emit))
         changed = False
         for k, (old, t, new) in enumerate(zip(carried, step.states, step.new_states, strict=True)):
             pair = inner.pairs.get(new)
@@ -138,7 +186,7 @@ def _without(shape: Shape, axis: int) -> Shape:
 
 
 def _recurrence(
-    p: Calculus, node: Node, step: Step, inner: Calculus, pairs: dict[Tensor, Pair],
+    p: Calculus, node: Node, step: Step, inner: Calculus, pairs: dict[Tensor, Pair], results: dict[Tensor, Pair],
     carried: Sequence[_Carried | None], read: Sequence[_Carried], shared: Sequence[_Carried],
     initial: Sequence[Pair | None], sequences: Sequence[tuple[int, Pair]], captured: Sequence[Tensor],
 ) -> list[Pair | None]:  # fmt: skip
@@ -152,7 +200,7 @@ def _recurrence(
     for c, start, new in zip(carried, initial, step.new_states, strict=True):
         if c is None or start is None:
             continue
-        own, pair = pairs[c.tensor], inner.pairs.get(new)
+        own, pair = pairs[c.tensor], results.get(new)
         before += [own.value, own.ones]
         behind += (
             [None, None] if pair is None else [_wide(inner, pair.value, own.value), _wide(inner, pair.ones, own.ones)]
@@ -174,7 +222,7 @@ def _recurrence(
     found: list[Shape] = []
     count = len(step.states)
     for t, out, (axis, backwards) in zip(step.outputs, node.outputs[count:], step.output_axes, strict=True):
-        y = inner.pairs.get(t)
+        y = results.get(t)
         if y is None:
             continue
         shape = out.shape
@@ -198,10 +246,10 @@ def _recurrence(
             result.append(None)
             continue
         value_part, ones_part = next(parts), next(parts)
-        last = inner.pairs.get(new)
+        last = results.get(new)
         result.append(None if last is None else Pair(value_part, ones_part, last.rank))
     for t in step.outputs:
-        y = inner.pairs.get(t)
+        y = results.get(t)
         result.append(None if y is None else Pair(next(parts), next(parts), y.rank))
     return result
 

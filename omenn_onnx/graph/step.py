@@ -68,6 +68,24 @@ class Step:
     nodes: list[Node] = field(default_factory=list)
     view: Callable[[Tensor], Node | None] = lambda t: t.producer
     _recorded: list[Tensor] | None = None
+    _first: Tensor | None = None
+
+    @property
+    def first(self) -> Tensor:
+        """A tensor of the body that is true at the first step alone."""
+        if self._first is None:
+            outer = self.emit.outer
+            count = outer.op("Squeeze", outer.dim(self.length), [0], shape=())
+            line = outer.op(
+                "Range", np.asarray(0, np.int64), count, np.asarray(1, np.int64), shape=(self.length,),
+                dtype=np.dtype(np.int64),
+            )  # fmt: skip
+            flags = outer.op("Equal", line, np.asarray(0, np.int64), shape=(self.length,))
+            self._first = Tensor(self.emit.new_name("element"), np.dtype(bool), ())
+            self.graph.inputs.append(self._first)
+            self.inputs.append(self._first)
+            self.sequences.append(Scanned(flags, 0, False))
+        return self._first
 
     @property
     def length(self) -> Dim:
