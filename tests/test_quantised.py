@@ -357,6 +357,26 @@ KERNELS = [
         channel=2,
     ),
     raw(
+        "QAttention-ends",
+        _Q + "y = com.microsoft.QAttention<num_heads=2>(a, w, c, s, ws, m, z, wz)",
+        x=(2, 3, 4),
+        w=drawn(4, 24),
+        c=floats(*np.linspace(-1, 1, 24)),
+        m=np.array([3, 2], I32),
+        **_W,
+        channel=2,
+    ),
+    raw(
+        "QAttention-past",
+        _Q + "y, n = com.microsoft.QAttention<num_heads=2, unidirectional=1>(a, w, c, s, ws, , z, wz, h)",
+        x=(2, 3, 4),
+        w=drawn(4, 24),
+        c=floats(*np.linspace(-1, 1, 24)),
+        h=floats(*np.linspace(-2, 2, 64)).reshape(2, 2, 2, 2, 4),
+        **_W,
+        channel=2,
+    ),
+    raw(
         "DynamicQuantizeLSTM",
         "a = Transpose<perm=[1,0,2]>(x); h = com.microsoft.DynamicQuantizeLSTM<hidden_size=4>"
         "(a, w, r, c, , , , , ws, wz, ws, wz); y = Transpose<perm=[2,0,1,3]>(h)",

@@ -34,13 +34,18 @@ def attention(b: Body) -> None:
     width = b.shape(1)[-1] if b.tensor(2) is None else b.shape(2)[0]
     if sizes is None:
         sizes = [known(b, width) // 3] * 3
-    q, k, v = (by_heads(b, part, heads) for part in b.ops("Split", 3, x, list(sizes), axis=-1))
-    if b.operand(4) is not None:
-        pasts = (b.op("Gather", b.operand(4), np.asarray(i), axis=0) for i in (0, 1))
-        k, v = (b.op("Concat", past, new, axis=2) for past, new in zip(pasts, (k, v), strict=True))
+    b.give(0, self_attention(b, x, [int(s) for s in sizes], heads, mask=3, past=4, bias=b.operand(5)))
+
+
+def self_attention(b: Body, x: str, sizes: list[int], heads: int, *, mask: int, past: int, bias: str | None) -> str:
+    """Attention of Q, K and V side by side, and the present cache; ``mask`` and ``past`` are operands."""
+    q, k, v = (by_heads(b, part, heads) for part in b.ops("Split", 3, x, sizes, axis=-1))
+    if b.operand(past) is not None:
+        pasts = (b.op("Gather", b.operand(past), np.asarray(i), axis=0) for i in (0, 1))
+        k, v = (b.op("Concat", before, new, axis=2) for before, new in zip(pasts, (k, v), strict=True))
     b.give(1, b.op("Concat", b.op("Unsqueeze", k, [0]), b.op("Unsqueeze", v, [0]), axis=0) if b.wants(1) else k)
-    biases = [_padding(b, 3, k), _causal(b, q, k) if b.attr("unidirectional", 0) else None, b.operand(5)]
-    b.give(0, joined(b, _attend(b, q, k, v, _scale(b, int(sizes[0]) // heads), biases)))
+    biases = [_padding(b, mask, k), _causal(b, q, k) if b.attr("unidirectional", 0) else None, bias]
+    return joined(b, _attend(b, q, k, v, _scale(b, sizes[0] // heads), biases))
 
 
 @body("MultiHeadAttention", domain=DOMAIN)
@@ -247,7 +252,7 @@ def _padding(b: Body, index: int, k: str) -> str | None:
         rows = b.op("Shape", k, end=1)
         ends = b.op("Unsqueeze", b.op("Slice", mask, [0], rows, [0]), [1])
         seen = b.op("Less", column, ends)
-        if b.node.op == "Attention":
+        if b.node.op != "MultiHeadAttention":
             both = b.op("Concat", mask, b.op("Expand", np.asarray(0, np.int32), rows), axis=0)
             starts = b.op("Slice", both, rows, b.op("Add", rows, rows), [0])
             seen = b.op("And", seen, b.op("GreaterOrEqual", column, b.op("Unsqueeze", starts, [1])))

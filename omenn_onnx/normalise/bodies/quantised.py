@@ -12,6 +12,7 @@ import numpy as np
 
 from omenn_onnx.graph.emit import type_code
 from omenn_onnx.normalise.bodies.base import Body, body, refuse
+from omenn_onnx.normalise.bodies.microsoft_attention import self_attention
 
 _DOMAIN = "com.microsoft"
 _WINDOW = ("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "pads", "strides")
@@ -227,44 +228,16 @@ def qlinear_where(b: Body) -> None:
 @body("QAttention", domain=_DOMAIN)
 def q_attention(b: Body) -> None:
     """softmax(scale Q K' + mask) V with [Q K V] = x W s_x s_w + bias; the products behind it are in float."""
-    if b.operand(8) is not None or b.wants(1):
-        raise b.refuse("a past is handed in or out")
     if b.attr("do_rotary", 0):
         raise b.refuse("it rotates its queries and keys itself")
     width = b.shape(1)[1]
-    heads = int(b.attr("num_heads"))
     if not isinstance(width, int):
         raise b.refuse("the size of its weights is not known")
-    size = width // 3 // heads
     centred = _centred(b, b.operand(0), b.operand(6)), _centred(b, b.operand(1), b.operand(7))
     product = b.op("MatMul", *centred)
     qkv = b.op("Add", b.op("Mul", product, b.op("Mul", b.operand(3), b.operand(4))), b.operand(2))
-    turned = b.op("Transpose", b.op("Reshape", qkv, [0, 0, 3, heads, size]), perm=[2, 0, 3, 1, 4])
-    q, k, v = (b.op("Gather", turned, np.asarray(i, np.int64), axis=0) for i in range(3))
-    scale = float(b.attr("scale", 0.0)) or size**-0.5
-    scores = b.op("Mul", b.op("MatMul", q, b.op("Transpose", k, perm=[0, 1, 3, 2])), scale)
-    mask = _attention_mask(b, scores)
-    if mask is not None:
-        scores = b.op("Add", scores, mask)
-    y = b.op("MatMul", b.op("Softmax", scores, axis=-1), v)
-    settle(b, b.op("Reshape", b.op("Transpose", y, perm=[0, 2, 1, 3]), [0, 0, width // 3]))
+    settle(b, self_attention(b, qkv, [width // 3] * 3, int(b.attr("num_heads")), mask=5, past=8, bias=None))
 
-
-def _attention_mask(b: Body, scores: str) -> str | None:
-    """What is added to the scores [batch, heads, queries, keys]."""
-    low = float(b.attr("mask_filter_value", -10000.0))
-    terms: list[str] = []
-    if b.operand(5) is not None:
-        shape = b.shape(5)
-        if len(shape) not in (2, 3) or (len(shape) == 2 and shape[1] == 1):
-            raise b.refuse("its mask_index is neither [batch, keys] nor [batch, queries, keys]")
-        mask = b.op("Unsqueeze", as_float(b, b.operand(5)), [1, 2] if len(shape) == 2 else [1])
-        terms.append(b.op("Mul", b.op("Sub", 1.0, mask), low))
-    if b.attr("unidirectional", 0):
-        size = b.op("Shape", scores, start=2, end=4)
-        full = b.op("Expand", np.asarray(np.finfo(np.float32).min, b.dtype), size)
-        terms.append(b.op("Trilu", full, np.asarray(1, np.int64), upper=1))
-    return None if not terms else terms[0] if len(terms) == 1 else b.op("Add", *terms)
 
 
 refuse(
