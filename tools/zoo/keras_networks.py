@@ -282,8 +282,6 @@ FUNCTION_NAMES = (
 CHANNELS_SAID = {"matrix_products": {"channel_axis": {"x": 2, "y": 2}}}
 """Both axes are contracted: which one holds channels is the user's to say."""
 
-QUICK = ("keras-resnet-tf2onnx15",)
-
 
 def table() -> list[Network]:
     """A network for each name and exporter."""
@@ -306,7 +304,6 @@ def table() -> list[Network]:
                         layout=(0, 2, 3, 1) if "nchw" in exporter else (),
                         quantised=quantised,
                         oracle="too large" if name in APPLICATIONS else "",
-                        quick=full in QUICK,
                     )
                 )
                 first = first or full

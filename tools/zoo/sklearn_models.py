@@ -32,7 +32,6 @@ class Model:
 
 DECISION = "decision_function"
 RAW = {"raw_scores": True}
-NOT_NEGATED = "takes 1 / (1 + Exp(u)) for a Sigmoid only where u is written as a negation"
 MODELS: dict[str, Model] = {
     # Scalers and features
     "standard": Model("cancer", "scaled(LogisticRegression())", DECISION, 11, quick=True),
@@ -211,7 +210,7 @@ MODELS: dict[str, Model] = {
         refused="no path",
     ),
     "voting-regressor": Model("diabetes", 'scaled(VotingRegressor([("r", Ridge()), ("s", SVR(C=20))]))', "predict"),
-    "calibrated-sigmoid": Model("wine", "scaled(CalibratedClassifierCV(LinearSVC(), cv=2))", oracle=NOT_NEGATED),
+    "calibrated-sigmoid": Model("wine", "scaled(CalibratedClassifierCV(LinearSVC(), cv=2))"),
     "calibrated-isotonic": Model(
         "cancer", 'scaled(CalibratedClassifierCV(LogisticRegression(), method="isotonic", cv=2))', refused="no path"
     ),
