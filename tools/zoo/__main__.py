@@ -12,11 +12,14 @@ environment then checks. Networks that are not built and cannot be built here ar
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +43,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="the part that the tests run")
     parser.add_argument("--build", action="store_true", help="build, and check nothing")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
-    if options.one:
-        return one(options.one, options.folder, options.build)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     chosen = [n for n in networks() if selected(n, options)]
     absent = {n.name: n.missing() for n in chosen if not n.sample(options.folder).exists() and n.missing()}
     rows, errors = run_all([n for n in chosen if n.name not in absent], options)
@@ -59,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     failed = [r for r in rows if r["failed"]]
     for r in failed:
         print(f"FAILED {r['network']} {r['rules']}: {'; '.join(r['failed'])}")
+    exporters = Counter(n.exporter.split()[0].rstrip(",") for n in chosen if n.name in {r["network"] for r in rows})
+    print("checked: " + ", ".join(f"{e} {count}" for e, count in exporters.most_common()))
     done = len({r["network"] for r in rows})
     print(f"{len(chosen)} networks, {done} checked, {len(absent)} not built, {len(failed) + len(errors)} failures")
     return 1 if failed or errors or not chosen else 0
@@ -69,49 +73,63 @@ def selected(network: Network, options: argparse.Namespace) -> bool:
     return (not options.quick or network.quick) and (not options.only or any(w in text for w in options.only))
 
 
-def one(name: str, folder: Path, build_only: bool) -> int:
-    """A process of its own: build a network where it is not built, and examine it."""
-    network = next(n for n in networks() if n.name == name)
-    if not network.sample(folder).exists():
-        network.make(folder)
-    if not build_only:
-        from zoo.examine import examine, to_json
+def one(network: Network, folder: Path, build_only: bool) -> None:
+    """In a process of its own: build a network where it is not built, and examine it. What it prints goes to a file."""
+    with open(folder / f"{network.name}.log", "w") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+        if not network.sample(folder).exists():
+            network.make(folder)
+        if not build_only:
+            from zoo.examine import examine, to_json
 
-        rows = [to_json(examine(network, folder, rules)) for rules in RULES]
-        (folder / f"{name}.json").write_text(json.dumps(rows))
-    return 0
+            rows = [to_json(examine(network, folder, rules)) for rules in RULES]
+            (folder / f"{network.name}.json").write_text(json.dumps(rows))
+
+
+def preload(chosen: list[Network]) -> None:
+    """Import once what every process would import: they are forked."""
+    import zoo.examine  # noqa: F401
+
+    for package in ("torch", "transformers", "skl2onnx"):
+        if any(package in n.needs for n in chosen) and importlib.util.find_spec(package):
+            importlib.import_module(package)
 
 
 def run_all(chosen: list[Network], options: argparse.Namespace) -> tuple[list[Row], dict[str, str]]:
     """Every network in a process of its own. What was found, and what ended a process."""
+    if not options.build:
+        preload(chosen)
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
     rows: list[Row] = []
     errors: dict[str, str] = {}
-
-    def work(network: Network) -> str:
-        command = [sys.executable, str(Path(__file__).parent), str(options.folder), "--one", network.name]
-        threads = {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "false"}
-        (options.folder / f"{network.name}.json").unlink(missing_ok=True)
-        try:
-            found = subprocess.run(
-                [*command, *(["--build"] if options.build else [])],
-                capture_output=True, text=True, timeout=LIMIT_S, env={**os.environ, **threads}, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"took more than {LIMIT_S} s"
-        said = found.stderr.strip().splitlines()
-        return "" if found.returncode == 0 else f"exit status {found.returncode}: {said[-1] if said else ''}"[:500]
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        jobs = {pool.submit(work, n): n for n in chosen}
-        with tqdm(as_completed(jobs), total=len(jobs), disable=not sys.stderr.isatty()) as bar:
-            for number, job in enumerate(bar, start=1):
-                network, error = jobs[job], job.result()
-                if error:
-                    errors[network.name] = error
+    waiting, running = list(reversed(chosen)), {}
+    with tqdm(total=len(chosen), disable=not sys.stderr.isatty()) as bar:
+        while waiting or running:
+            while waiting and len(running) < options.jobs:
+                network = waiting.pop()
+                (options.folder / f"{network.name}.json").unlink(missing_ok=True)
+                process = context.Process(target=one, args=(network, options.folder, options.build))
+                process.start()
+                running[network.name] = process, time.monotonic()
+            multiprocessing.connection.wait([p.sentinel for p, _ in running.values()], timeout=1)
+            for name, (process, start) in list(running.items()):
+                late = time.monotonic() - start > LIMIT_S
+                if process.is_alive() and not late:
+                    continue
+                process.kill()
+                process.join()
+                del running[name]
+                if late or process.exitcode != 0:
+                    said = (options.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
+                    why = f"took more than {LIMIT_S} s" if late else f"exit status {process.exitcode}"
+                    errors[name] = f"{why}: {said[-1] if said else ''}"[:500]
                 elif not options.build:
-                    rows += json.loads((options.folder / f"{network.name}.json").read_text())
+                    rows += json.loads((options.folder / f"{name}.json").read_text())
+                bar.update()
                 if bar.disable:
-                    print(f"{number}/{len(jobs)} {network.name} {error}".rstrip(), file=sys.stderr, flush=True)
+                    done = len(chosen) - len(waiting) - len(running)
+                    print(f"{done}/{len(chosen)} {name} {errors.get(name, '')}".rstrip(), file=sys.stderr, flush=True)
     order = {n.name: i for i, n in enumerate(chosen)}
     rows.sort(key=lambda r: (order[r["network"]], RULES.index(r["rules"])))
     return rows, errors

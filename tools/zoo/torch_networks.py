@@ -48,7 +48,7 @@ ATTENTION = ("vit", "bert_sdpa", "gpt2_sdpa", "llama_sdpa")
 """scaled_dot_product_attention: the TorchScript exporter knows it from opset 14 on."""
 LAYER_NORMS = ("convnext", "vit", "swin", "mixer", "bert_eager", "bert_sdpa", "gpt2_eager", "gpt2_sdpa")
 WRITTEN_OUT = {"C_b tangent": (1.0, "a norm written out, below opset 17 (C_b of norms in other forms)")}
-QUICK = ("resnet_basic", "vit", "bert_sdpa", "unet")
+QUICK = ("vit", "bert_sdpa")
 
 
 def table() -> list[Network]:
