@@ -29,8 +29,23 @@ def scale(low: Lowering, p: lp.Scale, e: Equation) -> Lowered:
 
 @lowers(lp.Select)
 def select(low: Lowering, p: lp.Select, e: Equation) -> Lowered:
+    """Where; behind a Relu of images a product with its 0/1 mask, which leaves ONNX Runtime's blocked layout alone."""
     x, dims = _against(low, e.inputs[0], p.mask)
+    rectified = _rectified(low, p.mask)
+    if rectified is not None and dims == rectified.shape:
+        mask = low.emit.op("HardSigmoid", rectified, alpha=3e38, beta=0.0, shape=rectified.shape)
+        return Lowered(low.emit.op("Mul", x, mask, shape=low.dims(dims)), dims)
     return Lowered(low.emit.op("Where", p.mask, x, 0.0, shape=low.dims(dims)), dims)
+
+
+def _rectified(low: Lowering, mask: Tensor) -> Tensor | None:
+    """y if the mask is y > 0 of a Relu y = [N, C, H, W] in float32. (3e38 y is at least 1 for every normal y > 0.)"""
+    test = mask.producer
+    y = test.inputs[0] if test is not None and test.op == "Greater" else None
+    maker = None if y is None else y.producer
+    if y is None or maker is None or maker.op != "Relu" or y.rank != 4 or y.dtype != np.dtype(np.float32):
+        return None
+    return y if low.lead is None and low.emit.dtype == np.dtype(np.float32) else None
 
 
 @lowers(lp.Add)
