@@ -24,7 +24,6 @@ from omenn_onnx.linear.program import Equation, Var
 from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered
 from omenn_onnx.normalise.blocked import unblock
-from omenn_onnx.normalise.canonical import Views
 from omenn_onnx.normalise.double import to_double
 from omenn_onnx.normalise.embeddings import open_embeddings
 from omenn_onnx.normalise.explained import channel_axes, find_inputs, find_outputs
@@ -35,6 +34,7 @@ from omenn_onnx.normalise.lists import open_lists
 from omenn_onnx.normalise.room import make_room
 from omenn_onnx.normalise.upgrade import upgrade
 from omenn_onnx.normalise.vectors import raise_vectors
+from omenn_onnx.normalise.views import Views
 
 CORE_OPSET = 20
 RULES = ("secant", "tangent")
