@@ -28,6 +28,8 @@ import oracle  # noqa: E402
 RULES = ("secant", "tangent")
 MAPS, GRADIENT, OUTPUTS, TWIN = 1e-3, 1e-3, 1e-5, 1e-4
 """Bars: maps against the oracle and the framework's gradient, outputs against the original's, maps against a twin's."""
+WIDE = 4000
+"""Inputs with more elements show the dense oracle their first row alone."""
 
 
 @dataclass
@@ -111,8 +113,17 @@ def _examine(network: Network, folder: Path, rules: str, finding: Finding) -> No
     for name, want in sample.outputs.items():
         finding.hold(f"{name} against the framework", _gap(original[True][name], want), max(1e-3, network.bar))
     if not network.oracle:
-        z = _intermediate(program, sample.feeds, meta["omenn.output"])
+        given = sample.feeds
+        if sum(x.size for x in result.x) > WIDE and _rows_are_free(path):
+            feeds, given = ({k: v[:1] for k, v in some.items()} for some in (feeds, given))
+        z = _intermediate(program, given, meta["omenn.output"])
         _ask_oracle(network, path, feeds, z.shape, rules, finding)
+
+
+def _rows_are_free(path: Path) -> bool:
+    """Whether the first size of every input is a symbol."""
+    shapes = [v.type.tensor_type.shape.dim for v in onnx.load(path, load_external_data=False).graph.input]
+    return all(len(dims) > 0 and bool(dims[0].dim_param) for dims in shapes)
 
 
 def _compare(network: Network, rules: str, result: explaining.Result, sample: Sample, finding: Finding) -> None:

@@ -70,6 +70,7 @@ def table() -> list[Network]:
                     needs=("torch",),
                     options=options,
                     twin="" if first else f"{name}-dynamo20",
+                    oracle="" if first else "it is asked about the twin",
                     accepted=WRITTEN_OUT if opset < 17 and name in LAYER_NORMS else {},
                     quick=name in QUICK and opset in (20, 17),
                 )
