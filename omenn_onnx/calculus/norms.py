@@ -32,11 +32,20 @@ def half_mean(p: Calculus, o: Var, axes: Sequence[int]) -> Var:
 
 
 def centred_norm(
-    p: Calculus, x: Tensor, pair: Pair, axes: Sequence[int], epsilon: float, eps_outside: bool = False
+    p: Calculus,
+    x: Tensor,
+    pair: Pair,
+    axes: Sequence[int],
+    epsilon: float,
+    eps_outside: bool = False,
+    inverse: Tensor | None = None,
 ) -> Pair:
-    """(x - mean x) / sqrt(var x + epsilon), the mean and variance over ``axes``."""
+    """(x - mean x) / sqrt(var x + epsilon), the mean and variance over ``axes``. ``inverse``: 1/std, where an operator
+    tells it."""
     e = p.emit
     axes = [a % pair.value.rank for a in axes]
+    if inverse is not None and not p.tangent:
+        return Pair(p.build.scale(centre(p, pair.value, axes), inverse), half_mean(p, pair.ones, axes))
     centred = e.op("Sub", x, e.op("ReduceMean", x, axes, keepdims=1, shape=_kept(x, axes)), shape=x.shape)
     variance = e.op("ReduceMean", square(e, centred), axes, keepdims=1, shape=_kept(x, axes))
     deviation = e.op("Sqrt", e.op("Add", variance, epsilon) if not eps_outside else variance)
@@ -88,7 +97,12 @@ def layer_normalization(
     if X.pair is None:
         return None
     axes = list(range(axis % X.rank, X.rank))
-    normal = centred_norm(p, X.t, X.pair, axes, epsilon)
+    inverse = None
+    if p.emit.dtype == np.dtype(np.float32):  # the operator's own 1/std is in float32
+        operands = [X.t, scale.t, *([] if B is None else [B.t])]
+        inverse = p.emit.ops("LayerNormalization", 3, *operands, axis=axis, epsilon=epsilon, shape=X.shape)[2]
+        inverse.shape = _kept(X.t, axes)
+    normal = centred_norm(p, X.t, X.pair, axes, epsilon, inverse=inverse)
     y = scale_and_shift(p, normal, scale.t, None if B is None else B.t, X.shape)
     return _with_statistics(p, node, y)
 
