@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,8 @@ import numpy as np
 
 Row = dict[str, Any]
 THREADS = 2
+CHUNK = 10
+"""Targets that share a run."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,15 +44,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--others", action="store_true")
+    parser.add_argument("--free", action="store_true", help="models with a free batch size (default: a fixed one)")
     parser.add_argument("--no-torch", action="store_true", help="without PyTorch's gradient among the contestants")
     parser.add_argument("--folder", type=Path, help="keep the exported models here, and use those that lie here")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--alone", nargs=3, metavar=("CONTESTANT", "NETWORK", "BATCH"), help=argparse.SUPPRESS)
+    parser.add_argument("--alone", nargs=3, metavar=("CONTESTANT", "MODEL", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    if options.alone:
+        return alone(options.alone[0], options.alone[1], int(options.alone[2]))
     folder = options.folder or Path(tempfile.mkdtemp(prefix="bench-"))
     folder.mkdir(parents=True, exist_ok=True)
-    if options.alone:
-        return alone(options.alone[0], options.alone[1], int(options.alone[2]), folder)
     from bench_networks import NETWORKS
 
     unknown = [n for n in options.network if n not in NETWORKS]
@@ -62,12 +64,13 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{'network':16}{'batch':>6}{'forward':>10}{'compiled':>10}{'ratio':>7}{'':15}{'bar':>6}{'torch':>10}{'times':>7}"
           f"{'bar':>6}{'C_b':>8}{'residual':>10}")  # fmt: skip
     for name in options.network or NETWORKS:
-        make(name, folder)
         for batch in options.batch:
-            rows.append(compete(name, batch, options, folder))
+            stem = make(name, 0 if options.free else batch, folder)
+            rows.append(compete(name, batch, stem, options))
             show(rows[-1])
         for k in options.targets:
-            rows.append(several(name, k, options.runs, folder))
+            stem = make(name, 0 if options.free else 1, folder, [k])
+            rows.append(several(name, k, options.runs, stem))
             show_targets(rows[-1])
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
@@ -93,40 +96,43 @@ def machine() -> str:
     return ", ".join([time.strftime("%Y-%m-%d"), model, f"{THREADS} threads", python, *found])
 
 
-def make(name: str, folder: Path) -> None:
-    """The exported model, and its compiled forms: with C_w and C_b, and with C_w alone."""
+def make(name: str, batch: int, folder: Path, targets: Sequence[int] = ()) -> str:
+    """The exported model STEM.onnx, and its compiled forms: with C_w and C_b, with C_w alone, with K targets. STEM."""
     import onnx
-    from bench_networks import NETWORKS, export
+    from bench_networks import export
 
     import omenn_onnx
 
-    path = folder / f"{name}.onnx"
+    stem = str(folder / f"{name}.{batch or 'free'}")
+    path = Path(f"{stem}.onnx")
     if not path.exists():
-        export(name, path)
+        export(name, batch, path)
     start = time.perf_counter()
     proto = omenn_onnx.compile(path)
-    print(f"{name}: compiled in {time.perf_counter() - start:.2f} s, file x "
-          f"{proto.ByteSize() / path.stat().st_size:.4f}", file=sys.stderr)  # fmt: skip
-    onnx.save(proto, folder / f"{name}.omenn.onnx")
+    seconds, size = time.perf_counter() - start, proto.ByteSize() / path.stat().st_size
+    print(f"{path.stem}: compiled in {seconds:.2f} s, file x {size:.4f}", file=sys.stderr)
+    onnx.save(proto, f"{stem}.omenn.onnx")
     kept = [o for o in proto.graph.output if not o.name.startswith("C_b")]
     del proto.graph.output[:]
     proto.graph.output.extend(kept)
-    onnx.save(proto, folder / f"{name}.weight.onnx")
-    for k in NETWORKS[name].targets:
-        onnx.save(omenn_onnx.compile(path, target=f"input:{k}" if k > 1 else "input"), folder / f"{name}.k{k}.onnx")
+    onnx.save(proto, f"{stem}.weight.onnx")
+    for k in targets:
+        chunk = min(k, CHUNK)
+        onnx.save(omenn_onnx.compile(path, target=f"input:{chunk}"), f"{stem}.k{chunk}.onnx")
+    return stem
 
 
-def session(path: Path) -> Any:
+def session(path: str) -> Any:
     """A session on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def runner(path: Path, **feeds: Any) -> Callable[[], list[Any]]:
+def runner(path: str, **feeds: Any) -> Callable[[], list[Any]]:
     """Runs a model again and again on the same inputs, all outputs asked for."""
     s = session(path)
     return lambda: s.run(None, feeds)
@@ -166,16 +172,16 @@ def timed(contestants: dict[str, Callable[[], Any]], runs: int) -> dict[str, np.
     return {n: np.asarray(s) for n, s in seconds.items()}
 
 
-def compete(name: str, batch: int, options: argparse.Namespace, folder: Path) -> Row:
+def compete(name: str, batch: int, stem: str, options: argparse.Namespace) -> Row:
     """One network at one batch size."""
     from bench_networks import NETWORKS
 
     bench = NETWORKS[name]
     x = bench.inputs(batch).numpy()
     contestants: dict[str, Callable[[], Any]] = {
-        "forward": runner(folder / f"{name}.onnx", x=x),
-        "compiled": runner(folder / f"{name}.omenn.onnx", x=x),
-        "without C_b": runner(folder / f"{name}.weight.onnx", x=x),
+        "forward": runner(f"{stem}.onnx", x=x),
+        "compiled": runner(f"{stem}.omenn.onnx", x=x),
+        "without C_b": runner(f"{stem}.weight.onnx", x=x),
     }
     if not options.no_torch:
         contestants["torch"] = gradient(name, batch)
@@ -186,7 +192,7 @@ def compete(name: str, batch: int, options: argparse.Namespace, folder: Path) ->
     row: Row = {
         "network": name, "what": f"batch {batch}", "batch": batch, "seconds": medians, "ratio": ratio,
         "quartiles": [float(q) for q in np.quantile(ratios, [0.25, 0.75])], "bar": bench.forward, "C_b": share,
-        "residual": residual(folder / f"{name}.omenn.onnx", x), "missed": [],
+        "residual": residual(f"{stem}.omenn.onnx", x), "missed": [],
     }  # fmt: skip
     if ratio > bench.forward:
         row["missed"].append(f"{ratio:.2f} forwards, not {bench.forward:.2f}")
@@ -197,9 +203,9 @@ def compete(name: str, batch: int, options: argparse.Namespace, folder: Path) ->
         if row["times"] < row["torch_bar"]:
             row["missed"].append(f"{row['times']:.2f} times faster than torch, not {row['torch_bar']:.1f}")
     if options.memory:
-        row["memory"] = memory(name, batch, folder)
+        row["memory"] = memory(name, batch, stem)
     if options.start:
-        models = {"forward": folder / f"{name}.onnx", "compiled": folder / f"{name}.omenn.onnx"}
+        models = {"forward": f"{stem}.onnx", "compiled": f"{stem}.omenn.onnx"}
         starts = timed({n: (lambda p=p: session(p)) for n, p in models.items()}, 3)
         row["start"] = {n: float(np.median(s)) for n, s in starts.items()}
         if row["start"]["compiled"] > 2.5 * row["start"]["forward"]:
@@ -210,45 +216,42 @@ def compete(name: str, batch: int, options: argparse.Namespace, folder: Path) ->
     return row
 
 
-def residual(path: Path, x: np.ndarray[Any, Any]) -> float:
+def residual(path: str, x: np.ndarray[Any, Any]) -> float:
     """The completeness residual of the worst row."""
     import omenn_onnx
 
     return float(np.max(omenn_onnx.Explainer(path, providers=["CPUExecutionProvider"])(x).relative_residual))
 
 
-def several(name: str, k: int, runs: int, folder: Path) -> Row:
-    """K targets in one run, in forwards at batch 1. Above 10 in chunks of 10, as the Explainer does it."""
+def several(name: str, k: int, runs: int, stem: str) -> Row:
+    """K targets in one run, or in several of CHUNK, in forwards at batch 1."""
     from bench_networks import NETWORKS
 
-    bar = NETWORKS[name].targets.get(k)
+    bar, chunk = NETWORKS[name].targets.get(k), min(k, CHUNK)
     x = NETWORKS[name].inputs(1).numpy()
-    chunk = min(k, 10)
-    path = folder / f"{name}.k{chunk}.onnx"
     target = np.arange(chunk, dtype=np.int64)[None]
-    contestants = {"forward": runner(folder / f"{name}.onnx", x=x), "targets": runner(path, x=x, target=target)}
-    seconds = timed(contestants, runs)
+    compiled = runner(f"{stem}.k{chunk}.onnx", x=x, target=target)
+    seconds = timed({"forward": runner(f"{stem}.onnx", x=x), "targets": compiled}, runs)
     ratio = float(np.median(seconds["targets"]) / np.median(seconds["forward"])) * -(-k // chunk)
     missed = [] if bar is None or ratio <= bar else [f"{ratio:.1f} forwards, not {bar:.1f}"]
     return {"network": name, "what": f"K = {k}", "k": k, "chunk": chunk, "ratio": ratio, "bar": bar, "missed": missed}
 
 
-def memory(name: str, batch: int, folder: Path) -> dict[str, float]:
+def memory(name: str, batch: int, stem: str) -> dict[str, float]:
     """Peak resident memory in MB of a fresh process of each contestant."""
     found = {}
-    for contestant in ("forward", "compiled", "torch"):
-        command = [sys.executable, __file__, "--folder", str(folder), "--alone", contestant, name, str(batch)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
+    for contestant, path in (("forward", f"{stem}.onnx"), ("compiled", f"{stem}.omenn.onnx"), ("torch", name)):
+        command = [sys.executable, __file__, "--alone", contestant, path, str(batch)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[contestant] = float(done.stdout.split()[-1])
     return found
 
 
-def alone(contestant: str, name: str, batch: int, folder: Path) -> int:
+def alone(contestant: str, path: str, batch: int) -> int:
     """Run one contestant twice and print its peak memory. ONNX Runtime's processes do not import torch."""
     if contestant == "torch":
-        run = gradient(name, batch)
+        run = gradient(path, batch)
     else:
-        path = folder / (f"{name}.onnx" if contestant == "forward" else f"{name}.omenn.onnx")
         s = session(path)
         (given,) = s.get_inputs()
         free = {1: 224, 2: 224, 3: 224}

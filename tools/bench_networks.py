@@ -276,13 +276,13 @@ def network(name: str) -> nn.Module:
     return module.eval()
 
 
-def export(name: str, path: Path) -> None:
-    """The network at ``path``, with a free batch size, by the dynamo exporter at opset 18."""
+def export(name: str, batch: int, path: Path) -> None:
+    """The network at ``path``, by the dynamo exporter at opset 18; of a fixed batch size, as it does by default, or
+    of a free one (0)."""
     module, bench = network(name), NETWORKS[name]
-    batch = torch.export.Dim("batch")
     program = torch.onnx.export(
-        module, (bench.inputs(2),), input_names=["x"], output_names=["z"], opset_version=18, dynamo=True,
-        dynamic_shapes=({0: batch},), verbose=False,
+        module, (bench.inputs(batch or 2),), input_names=["x"], output_names=["z"], opset_version=18, dynamo=True,
+        dynamic_shapes=None if batch else ({0: torch.export.Dim("batch")},), verbose=False,
     )  # fmt: skip
     assert program is not None
     program.save(str(path), external_data=False)
