@@ -30,6 +30,8 @@ import numpy as np
 
 Row = dict[str, Any]
 THREADS = 2
+PAUSE_S = 0.05
+"""Between two contestants: the threads of the last one spin for a while, and would take the next one's cores."""
 CHUNK = 10
 """Targets that share a run."""
 
@@ -165,6 +167,7 @@ def timed(contestants: dict[str, Callable[[], Any]], runs: int) -> dict[str, np.
     seconds: dict[str, list[float]] = {n: [] for n in contestants}
     for i in range(runs + 2):
         for name, run in contestants.items():
+            time.sleep(PAUSE_S)
             start = time.perf_counter()
             run()
             if i >= 2:
