@@ -12,7 +12,7 @@ from omenn_onnx.errors import ModelFileError
 FORMAT = "1"
 
 #: Completeness bar per arithmetic, relative to max(1, |y|, sum|C_w*X|, sum|C_b|).
-BARS = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
+BARS = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 5e-3}
 
 #: Above this condition number the explanation is ill-conditioned, and the user is told.
 ILL_CONDITIONED = 1e4
