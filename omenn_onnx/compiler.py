@@ -19,6 +19,7 @@ from omenn_onnx.graph.write import append_nodes, live_nodes
 from omenn_onnx.linear.build import Builder
 from omenn_onnx.linear.program import Var
 from omenn_onnx.linear.rows import rows_stay_apart
+from omenn_onnx.linear.simplify import simplified
 from omenn_onnx.linear.transpose import transpose
 from omenn_onnx.linearise import Linearised, linearise, misfit, tensor_names
 from omenn_onnx.lowering import Lowering
@@ -180,7 +181,7 @@ def adjoint_maps(lin: Linearised, seeded: Seeded, keep: Any = None) -> dict[Tens
     extra = {} if keep is None else {"keep": keep}
     cotangents, lin.reached = transpose(lin.equations, {z_value: start}, wanted, adjoint, **extra)
     low = Lowering(emit, {seed: Lowered(seeded.seed, seeded.seed_dims)}, seeded.lead)
-    low.run(adjoint.equations)
+    low.run(simplified(adjoint.equations, [v for v in cotangents.values() if v is not None], emit))
     maps: dict[Tensor, tuple[Tensor, Tensor]] = {}
     for t, (v, o) in lin.sources.items():
         maps[t] = _public_map(low, v, cotangents[v]), _public_map(low, o, cotangents[o])

@@ -20,7 +20,7 @@ from omenn_onnx.graph.skeleton import skeleton
 from omenn_onnx.graph.standins import put_stand_ins
 from omenn_onnx.graph.walk import graphs_of
 from omenn_onnx.graph.write import append_nodes, live_nodes
-from omenn_onnx.linear.program import Equation, Var
+from omenn_onnx.linear.program import Equation, Var, needed
 from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered
 from omenn_onnx.normalise.blocked import unblock
@@ -185,18 +185,7 @@ def forward_model(lin: Linearised) -> onnx.ModelProto:
             new.append(given)
             bindings[var] = Lowered(given, var.shape)
     low = Lowering(lin.emit, bindings)
-    low.run(needed_equations(lin.equations, [pair.value, pair.ones]))
+    low.run(needed(lin.equations, [pair.value, pair.ones]))
     outputs = [(low.full(pair.value), "R_value"), (low.full(pair.ones), "R_ones")]
     append_nodes(lin.proto, live_nodes(lin.emit.nodes, [t for t, _ in outputs]), new, outputs)
     return lin.proto
-
-
-def needed_equations(equations: Sequence[Equation], wanted: Sequence[Var]) -> list[Equation]:
-    """The equations on which ``wanted`` depend, in order."""
-    needed = set(wanted)
-    kept = []
-    for equation in reversed(equations):
-        if equation.out in needed:
-            kept.append(equation)
-            needed.update(equation.inputs)
-    return kept[::-1]

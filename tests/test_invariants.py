@@ -22,7 +22,8 @@ from omenn_onnx.graph.write import append_nodes, live_nodes
 from omenn_onnx.linear.build import Builder
 from omenn_onnx.linear.program import Var
 from omenn_onnx.linear.transpose import transpose
-from omenn_onnx.linearise import Linearised, forward_model, linearise, needed_equations
+from omenn_onnx.linear.program import needed
+from omenn_onnx.linearise import Linearised, forward_model, linearise
 from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered
 from omenn_onnx.seeds import make_seed, parse_target
@@ -512,7 +513,7 @@ def test_10_ones_stay_ones(name: str, rules: str) -> None:
     given = Tensor("v", lin.emit.dtype, value.shape), Tensor("o", lin.emit.dtype, ones.shape)
     low = Lowering(lin.emit, {value: Lowered(given[0], value.shape), ones: Lowered(given[1], ones.shape)})
     pairs = {t: p for t, p in lin.calculus.pairs.items() if t is not source and t.is_float}
-    low.run(needed_equations(lin.equations, [v for p in pairs.values() for v in (p.value, p.ones)]))
+    low.run(needed(lin.equations, [v for p in pairs.values() for v in (p.value, p.ones)]))
     outputs: list[tuple[Tensor, str]] = []
     for i, (t, p) in enumerate(pairs.items()):
         outputs += [(low.full(p.value), f"value.{i}"), (low.full(p.ones), f"ones.{i}"), (t, f"tensor.{i}")]

@@ -49,6 +49,10 @@ def gather(p: Calculus, node: Node, X: Operand, indices: Operand, *, axis: int =
         if run is not None:
             return p.build.reshape(along(p, v, axis, run[0], run[1]), shape)
         count = p.emit.new_size(spread)
+        if count == 1:  # a slice, whose transpose is zero but for a box
+            place = p.emit.op("Reshape", pick, [1], shape=(1,))
+            begin = tuple(place if i == axis else 0 for i in range(v.rank))
+            return p.build.reshape(p.build.slice(v, begin, (*v.shape[:axis], 1, *v.shape[axis + 1 :])), shape)
         return p.build.reshape(p.build.gather(v, axis, p.emit.op("Reshape", pick, [-1], shape=(count,)), count), shape)
 
     value = p.build.reshape(stream(X.pair.value), y.shape)

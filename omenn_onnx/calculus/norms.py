@@ -18,11 +18,6 @@ from omenn_onnx.linear import program as lp
 from omenn_onnx.linear.program import Var
 
 
-def centre(p: Calculus, v: Var, axes: Sequence[int]) -> Var:
-    """v - mean(v)."""
-    return p.build.add([v, p.build.scale(p.build.mean(v, axes), -1.0)], v.shape)
-
-
 def half_mean(p: Calculus, o: Var, axes: Sequence[int]) -> Var:
     """1/2 o + 1/2 mean(o)."""
     axes = [a % o.rank for a in axes]
@@ -45,7 +40,7 @@ def centred_norm(
     e = p.emit
     axes = [a % pair.value.rank for a in axes]
     if inverse is not None and not p.tangent:
-        return Pair(p.build.scale(centre(p, pair.value, axes), inverse), half_mean(p, pair.ones, axes))
+        return Pair(p.build.scale(p.build.centre(pair.value, axes), inverse), half_mean(p, pair.ones, axes))
     centred = e.op("Sub", x, e.op("ReduceMean", x, axes, keepdims=1, shape=_kept(x, axes)), shape=x.shape)
     variance = e.op("ReduceMean", square(e, centred), axes, keepdims=1, shape=_kept(x, axes))
     deviation = e.op("Sqrt", e.op("Add", variance, epsilon) if not eps_outside else variance)
@@ -53,7 +48,7 @@ def centred_norm(
         deviation = e.op("Add", deviation, epsilon)
     inverse = e.op("Reciprocal", deviation)
     ones = half_mean(p, pair.ones, axes)
-    value = p.build.scale(centre(p, pair.value, axes), inverse)
+    value = p.build.scale(p.build.centre(pair.value, axes), inverse)
     if not p.tangent:
         return Pair(value, ones)
     # d/dx of 1/std: - xhat mean(xhat .) ; at v = x it gives - xhat var / (var + epsilon)
@@ -221,9 +216,8 @@ def mean_variance_normalization(p: Calculus, node: Node, X: Operand, *, axes: Se
     spread = p.bias(spread, 1e-9, mean_o, thin)
     y, inverse = p.out(node).t, e.op("Reciprocal", e.op("Add", deviation, 1e-9))
     ones = half_mean(p, o, axes)
-    value = b.add(
-        [b.scale(centre(p, v, axes), inverse), b.scale(spread, e.op("Neg", e.op("Mul", y, inverse)), X.shape)], X.shape
-    )
+    spread = b.scale(spread, e.op("Neg", e.op("Mul", y, inverse)), X.shape)
+    value = b.add([b.scale(b.centre(v, axes), inverse), spread], X.shape)
     return Pair(p.bias(value, y, ones, X.shape), ones)
 
 

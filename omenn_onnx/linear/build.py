@@ -27,6 +27,11 @@ class Builder:
         self.equations.append(out.definition)
         return out
 
+    def write(self, primitive: Primitive, inputs: Sequence[Var], out: Var) -> None:
+        """The equation that gives ``out``, a variable that stands already."""
+        out.definition = Equation(primitive, tuple(inputs), out, self.owner)
+        self.equations.append(out.definition)
+
     # Elementwise
 
     def scale(self, x: Var, c: Tensor | float, shape: Shape | None = None, *, bias: bool = False) -> Var:
@@ -124,6 +129,10 @@ class Builder:
         if isinstance(count, Tensor):
             return self.scale(x, self.emit.op("Reciprocal", count))
         return self.scale(x, 1.0 / count)
+
+    def centre(self, x: Var, axes: Iterable[int]) -> Var:
+        """x less its mean over ``axes``."""
+        return self.apply(lp.Centre(tuple(sorted(a % x.rank for a in axes))), [x], x.shape)
 
     def number(self, dims: Sequence[Dim]) -> Tensor | float:
         """The product of some sizes."""

@@ -6,6 +6,7 @@ forward graph and are held fixed. Shapes exclude the axis of several cotangents,
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -53,6 +54,17 @@ class Equation:
     bias: bool = False
 
 
+def needed(equations: Sequence[Equation], wanted: Iterable[Var]) -> list[Equation]:
+    """The equations on which ``wanted`` depend, in order."""
+    live = set(wanted)
+    kept = []
+    for equation in reversed(equations):
+        if equation.out in live:
+            kept.append(equation)
+            live.update(equation.inputs)
+    return kept[::-1]
+
+
 @dataclass(eq=False, slots=True)
 class Scale(Primitive):
     """y = c x, elementwise; c broadcasts to x's shape."""
@@ -80,6 +92,13 @@ class Broadcast(Primitive):
 @dataclass(eq=False, slots=True)
 class Sum(Primitive):
     """y = x summed over the axes where y has size 1, which are kept; equal rank."""
+
+
+@dataclass(eq=False, slots=True)
+class Centre(Primitive):
+    """y = x less its mean over ``axes``: its own transpose."""
+
+    axes: tuple[int, ...]
 
 
 @dataclass(eq=False, slots=True)

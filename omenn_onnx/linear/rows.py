@@ -65,7 +65,7 @@ def _through_steps(equation: Equation, p: lp.Recurrence, batch: dict[Var, _Axes]
         inner[lane.var] = axis - (axis > lane.axis)
     inner.update(zip(p.shared, axes[n + len(p.inputs) :], strict=True))
     wanted = {v for v in p.behind if v is not None} | {lane.var for lane in p.outputs}
-    if not _follow(_needed(p.equations, wanted), inner):
+    if not _follow(lp.needed(p.equations, wanted), inner):
         return None
     before = [inner[v] for v in p.before]
     behind = [axis if v is None else inner.get(v) for v, axis in zip(p.behind, before, strict=True)]
@@ -84,7 +84,7 @@ def _through_branches(equation: Equation, p: lp.Choice, batch: dict[Var, _Axes])
     for arm in p.arms:
         inner = dict(zip(arm.inputs, (batch.get(x) for x in equation.inputs), strict=True))
         wanted = {v for v in arm.outputs if v is not None}
-        if not _follow(_needed(arm.equations, wanted), inner):
+        if not _follow(lp.needed(arm.equations, wanted), inner):
             return None
         for k, v in enumerate(arm.outputs):
             axis = None if v is None else inner.get(v)
@@ -92,16 +92,6 @@ def _through_branches(equation: Equation, p: lp.Choice, batch: dict[Var, _Axes])
                 return None
             found[k] = found[k] if v is None else axis if isinstance(axis, int) else None
     return tuple(found)
-
-
-def _needed(equations: Sequence[Equation], wanted: set[Var]) -> list[Equation]:
-    """The equations on which ``wanted`` depend, in order."""
-    wanted, kept = set(wanted), []
-    for e in reversed(equations):
-        if e.out in wanted:
-            kept.append(e)
-            wanted.update(e.inputs)
-    return kept[::-1]
 
 
 def _moved(equation: Equation, x: Var, axis: int) -> int | None:
@@ -114,6 +104,8 @@ def _moved(equation: Equation, x: Var, axis: int) -> int | None:
     if isinstance(p, lp.Einsum):
         found = p.out_labels.find(p.x_labels[axis])
         return None if found < 0 else found
+    if isinstance(p, lp.Centre):
+        return None if axis in p.axes else axis
     if isinstance(p, lp.Conv):
         return axis if axis == 0 else None
     if isinstance(p, lp.WindowSum):

@@ -104,6 +104,11 @@ def _(primitive: lp.Sum, build: Builder, c: Var, equation: Equation) -> list[Var
 
 
 @transpose_primitive.register
+def _(primitive: lp.Centre, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.centre(c, primitive.axes)]
+
+
+@transpose_primitive.register
 def _(primitive: lp.Reshape, build: Builder, c: Var, equation: Equation) -> list[Var]:
     return [build.reshape(c, equation.inputs[0].shape)]
 

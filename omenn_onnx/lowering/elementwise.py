@@ -1,4 +1,4 @@
-"""Scale, Select, Add, Broadcast, Sum."""
+"""Scale, Select, Add, Broadcast, Sum, Centre."""
 
 from __future__ import annotations
 
@@ -93,6 +93,16 @@ def sum_(low: Lowering, p: lp.Sum, e: Equation) -> Lowered:
     if repeated:
         tensor = low.emit.op("Mul", tensor, low.emit.count(repeated), shape=low.dims(tuple(dims)))
     return Lowered(tensor, tuple(dims))
+
+
+@lowers(lp.Centre)
+def centre(low: Lowering, p: lp.Centre, e: Equation) -> Lowered:
+    x = e.inputs[0]
+    tensor = low.full(x, p.axes)
+    dims = tuple(x.shape[i] if i in p.axes else d for i, d in enumerate(low[x].dims))
+    kept = tuple(1 if i in p.axes else d for i, d in enumerate(dims))
+    mean = low.emit.op("ReduceMean", tensor, [i - x.rank for i in p.axes], keepdims=1, shape=low.dims(kept))
+    return Lowered(low.emit.op("Sub", tensor, mean, shape=low.dims(dims)), dims)
 
 
 def _sum_unsure(low: Lowering, x: Var, out: Var) -> Lowered:
