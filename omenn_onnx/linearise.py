@@ -20,6 +20,8 @@ from omenn_onnx.graph.skeleton import skeleton
 from omenn_onnx.graph.standins import put_stand_ins
 from omenn_onnx.graph.walk import graphs_of
 from omenn_onnx.graph.write import append_nodes, live_nodes
+from omenn_onnx.linear.build import Builder
+from omenn_onnx.linear.groups import group_channels
 from omenn_onnx.linear.program import Equation, Var, needed
 from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered
@@ -100,6 +102,9 @@ def linearise(
         calculus.source(t, *variables[t])
     for node in views.nodes:
         calculus.linearise(node)
+    grouped = Builder(emit)
+    group_channels(calculus.build.equations, [v for p in calculus.pairs.values() for v in (p.value, p.ones)], grouped)
+    calculus.build = grouped
     z = next((t for t in candidates if t in calculus.pairs), candidates[0])
     if z.shape is None:
         said = f"the rank of the explained output {z.name!r} is not known; declare shapes in the model"

@@ -154,10 +154,10 @@ class Calculus:
         try:
             results = self._apply(node, key)
         except OutsideCalculus as e:
-            del self.build.equations[before:]
+            self.build.rewind(before)
             results = self.refused(node, str(e))
         except Exception as e:  # an error only if a carrier path needs this node
-            del self.build.equations[before:]
+            self.build.rewind(before)
             results = self.refused(node, f"its rule failed ({type(e).__name__}: {e}): a defect, please report it")
         for t, pair in zip(node.outputs, results, strict=False):
             if pair is not None and t.name and t not in self.pairs:

@@ -190,6 +190,9 @@ def batch_normalization(
         return _with_statistics(p, node, y)
     e = p.emit
     factor = e.op("Mul", gain, e.op("Reciprocal", e.op("Sqrt", e.op("Add", channels(p, var.t, X.rank), epsilon))))
+    if scale.value is not None and var.value is not None:  # (a known factor can be folded into kernels)
+        known = scale.value / np.sqrt(var.value.astype(np.float64) + epsilon)
+        factor = e.const(known.astype(e.dtype).reshape(-1, *[1] * (X.rank - 2)))
     offset = e.op("Sub", shift, e.op("Mul", channels(p, mean.t, X.rank), factor))
     value = p.bias(p.build.scale(X.pair.value, factor), offset, X.pair.ones, X.shape)
     return [Pair(value, X.pair.ones, X.pair.rank)]

@@ -19,6 +19,12 @@ class Builder:
         self.emit = emit
         self.equations: list[Equation] = []
         self.owner = ""
+        self._sums: dict[tuple[Var, Shape], Var] = {}
+
+    def rewind(self, count: int) -> None:
+        """Take back all but the first ``count`` equations."""
+        del self.equations[count:]
+        self._sums.clear()
 
     def apply(self, primitive: Primitive, inputs: Sequence[Var], shape: Shape, bias: bool = False) -> Var:
         """The equation ``out = primitive(inputs)``, as it stands."""
@@ -27,9 +33,9 @@ class Builder:
         self.equations.append(out.definition)
         return out
 
-    def write(self, primitive: Primitive, inputs: Sequence[Var], out: Var) -> None:
+    def write(self, primitive: Primitive, inputs: Sequence[Var], out: Var, bias: bool = False) -> None:
         """The equation that gives ``out``, a variable that stands already."""
-        out.definition = Equation(primitive, tuple(inputs), out, self.owner)
+        out.definition = Equation(primitive, tuple(inputs), out, self.owner, bias)
         self.equations.append(out.definition)
 
     # Elementwise
@@ -105,7 +111,9 @@ class Builder:
                     inner = self.sum_to(self.broadcast(source, kept), shape)
                     return self.scale(inner, self.number([x.shape[i] for i in repeated]))
             if isinstance(d.primitive, lp.Concat) and d.primitive.axis in axes:
-                return self.add([self.sum_to(part, shape) for part in d.inputs], shape)
+                if (x, shape) not in self._sums:  # (of a chain of them, each once)
+                    self._sums[x, shape] = self.add([self.sum_to(part, shape) for part in d.inputs], shape)
+                return self._sums[x, shape]
         return self.apply(lp.Sum(), [x], shape)
 
     def sum(self, x: Var, axes: Iterable[int]) -> Var:

@@ -16,30 +16,7 @@ from omenn_onnx.graph.ir import Shape, Tensor
 from omenn_onnx.linear import program as lp
 from omenn_onnx.linear.build import Builder
 from omenn_onnx.linear.program import Equation, Var
-
-
-class _Uses:
-    """Who reads a variable."""
-
-    def __init__(self, equations: Sequence[Equation], wanted: Collection[Var]) -> None:
-        self._wanted = set(wanted)
-        self._readers: dict[Var, list[Equation]] = {}
-        for e in equations:
-            for x in e.inputs:
-                self._readers.setdefault(x, []).append(e)
-
-    def of(self, v: Var) -> list[Equation]:
-        """The equations that read ``v``; none if it is wanted itself."""
-        return [] if v in self._wanted else self._readers.get(v, [])
-
-    def summed(self, e: Equation) -> Equation | None:
-        """If ``e`` multiplies by a constant vector along the last axis and is only summed over that: the sum."""
-        if not isinstance(e.primitive, lp.Scale) or not _along_last(e.primitive.coefficient):
-            return None
-        readers = self.of(e.out)
-        if len(readers) != 1 or not isinstance(readers[0].primitive, lp.Sum):
-            return None
-        return readers[0] if readers[0].out.shape == (*e.out.shape[:-1], 1) else None
+from omenn_onnx.linear.uses import Uses
 
 
 @dataclass(slots=True)
@@ -54,7 +31,7 @@ class _Stage:
 
 def fold_columns(equations: Sequence[Equation], wanted: Collection[Var], build: Builder) -> None:
     """Write ``equations`` again into ``build``, with factors of columns folded into constant matrices."""
-    uses = _Uses(equations, wanted)
+    uses = Uses(equations, wanted)
     written: set[Var] = set()
     for e in equations:
         if e.out in written:
@@ -71,11 +48,11 @@ def fold_columns(equations: Sequence[Equation], wanted: Collection[Var], build: 
             build.write(p, e.inputs, e.out)
 
 
-def _stages(v: Var, uses: _Uses) -> list[_Stage]:
+def _stages(v: Var, uses: Uses) -> list[_Stage]:
     """What follows ``v`` up to the last step that can be folded."""
     stages: list[_Stage] = []
     while True:
-        pairs = [(r, uses.summed(r)) for r in uses.of(v)]
+        pairs = [(r, _summed(r, uses)) for r in uses.of(v)]
         sums = [(r, s) for r, s in pairs if s is not None]
         others = [r for r, s in pairs if s is None]
         if len(others) != 1:
@@ -91,6 +68,16 @@ def _stages(v: Var, uses: _Uses) -> list[_Stage]:
     while stages and not stages[-1].folds:
         stages.pop()
     return stages
+
+
+def _summed(e: Equation, uses: Uses) -> Equation | None:
+    """If ``e`` multiplies by a constant vector along the last axis and is only summed over that: the sum."""
+    if not isinstance(e.primitive, lp.Scale) or not _along_last(e.primitive.coefficient):
+        return None
+    total = uses.only(e.out)
+    if total is None or not isinstance(total.primitive, lp.Sum):
+        return None
+    return total if total.out.shape == (*e.out.shape[:-1], 1) else None
 
 
 def _along_last(c: Tensor) -> bool:
@@ -159,7 +146,7 @@ def _times(emit: Emitter, w: Tensor, transposed: bool, c: Tensor, out: Shape) ->
 def merge_sums(equations: Sequence[Equation], wanted: Collection[Var], build: Builder) -> None:
     """Write ``equations`` again into ``build``, with one sum where a variable is summed with several vectors, all of
     which are only added up."""
-    uses = _Uses(equations, wanted)
+    uses = Uses(equations, wanted)
     for e in equations:
         build.owner = e.owner
         inputs = list(e.inputs)
@@ -182,14 +169,14 @@ def merge_sums(equations: Sequence[Equation], wanted: Collection[Var], build: Bu
             build.write(e.primitive, inputs, e.out)
 
 
-def _vector_sum(v: Var, uses: _Uses) -> tuple[Var, Shape] | None:
+def _vector_sum(v: Var, uses: Uses) -> tuple[Var, Shape] | None:
     """(x, sizes of c) if ``v`` is the sum of c x with a constant c, and nobody else reads either."""
     d = v.definition
     inner = d.inputs[0].definition if d is not None and isinstance(d.primitive, lp.Sum) else None
     if d is None or inner is None or not isinstance(inner.primitive, lp.Scale):
         return None
     c = inner.primitive.coefficient
-    if not c.const or c.shape is None or len(uses.of(v)) != 1 or len(uses.of(d.inputs[0])) != 1:
+    if not c.const or c.shape is None or uses.only(v) is None or uses.only(d.inputs[0]) is None:
         return None
     return inner.inputs[0], c.shape
 
