@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -13,18 +14,23 @@ from onnx import helper
 
 import omenn_onnx
 from omenn_onnx.errors import CompileError, UnsupportedOperators
+from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.files import LoadedModel, load_model
-from omenn_onnx.graph.ir import Node, Tensor
+from omenn_onnx.graph.ir import Node, Shape, Tensor
+from omenn_onnx.graph.order import leaves
 from omenn_onnx.graph.write import append_nodes, live_nodes
+from omenn_onnx.linear import program as lp
 from omenn_onnx.linear.build import Builder
-from omenn_onnx.linear.program import Var
+from omenn_onnx.linear.program import Equation, Var
 from omenn_onnx.linear.rows import rows_stay_apart
 from omenn_onnx.linear.simplify import simplified
 from omenn_onnx.linear.transpose import transpose
 from omenn_onnx.linearise import Linearised, linearise, misfit, tensor_names
 from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered
+from omenn_onnx.lowering.one_hot import look_up
 from omenn_onnx.normalise.explained import class_axis
+from omenn_onnx.providers.placement import Placement, place
 from omenn_onnx.seeds import Seeded, Target, make_seed, parse_target
 
 
@@ -57,6 +63,8 @@ def compile(
     dtype: str = "float32",
     opaque: Sequence[str] | str = (),
     prefix: str = "",
+    provider: str = "cpu",
+    strict_provider: bool = False,
 ) -> onnx.ModelProto:
     """The model with C_w and C_b among its outputs:  score = sum(C_w * X) + sum(C_b)  for every input (OMENN).
 
@@ -68,9 +76,13 @@ def compile(
         target: argmax, input, input:K, seed, top:K, an index or several, a margin "3-7", last, class:3.
         rules: "secant" (OMENN) or "tangent" (gradients).
         channel_axis: where the ones channel is appended, for all explained tensors or by name.
-        dtype: arithmetic of the explanation: float32, model, float64.
+        dtype: arithmetic of the explanation: float32 (of a float16 network too: what is multiplied and summed for its
+            maps is float32), model (the network's own), float64.
         opaque: operators outside the calculus that are accepted as constants.
         prefix: put before the names of all new inputs and outputs.
+        provider: where the file is to run: cpu, cuda, webgpu. It runs anywhere; there it keeps to what has kernels, and
+            a RuntimeWarning names the nodes that fall back to the CPU.
+        strict_provider: such nodes are an error.
 
     Raises:
         OmennError: one clear line for everything that a user can cause.
@@ -79,7 +91,10 @@ def compile(
     names = [inputs] if isinstance(inputs, str) else list(inputs)
     opaque = [opaque] if isinstance(opaque, str) else list(opaque)
     axis = {"": channel_axis} if isinstance(channel_axis, int) else dict(channel_axis or {})
-    return compile_loaded(loaded, names, output, parse_target(target), rules, axis, dtype, opaque, prefix).proto
+    chosen = parse_target(target)
+    return compile_loaded(
+        loaded, names, output, chosen, rules, axis, dtype, opaque, prefix, provider, strict_provider
+    ).proto
 
 
 @dataclass
@@ -92,6 +107,7 @@ class Compiled:
     output: str
     original_nodes: int
     nodes: list[Node]
+    placement: Placement | None
 
 
 def compile_loaded(
@@ -104,9 +120,11 @@ def compile_loaded(
     dtype: str,
     opaque: Sequence[str],
     prefix: str,
+    provider: str = "cpu",
+    strict_provider: bool = False,
 ) -> Compiled:
     """Compile a loaded model."""
-    lin = linearise(loaded, inputs, output, rules, axis, dtype, opaque, prefix)
+    lin = linearise(loaded, inputs, output, rules, axis, dtype, opaque, prefix, provider)
     emit, z = lin.emit, lin.output
     public = Names(prefix, tensor_names(lin.proto))
     input_name = public({"input": "target", "seed": "seed"}[target.kind]) if target.kind in ("input", "seed") else ""
@@ -137,6 +155,12 @@ def compile_loaded(
         share = public("opaque_share")
         outputs.append((opaque_share(lin, seeded), share))
     nodes = live_nodes(emit.nodes, [t for t, _ in outputs])
+    nodes += leaves(emit, nodes, [w for w, _ in maps.values()])
+    placement = place(provider, lin.graph, nodes)
+    if placement is not None and placement.ours:
+        if strict_provider:
+            raise CompileError(str(placement))
+        warnings.warn(str(placement), RuntimeWarning, stacklevel=3)
     proto = lin.proto
     before = len(proto.graph.node)
     own = list(dict.fromkeys(o.name for o in proto.graph.output))  # (one may stand twice)
@@ -148,6 +172,7 @@ def compile_loaded(
         "rules": rules,
         "dtype": emit.dtype.name,
         "precision": precision(lin),
+        "provider": provider,
         "output": lin.name(z),
         "output_shape": json.dumps(list(z.shape or ())),
         "outputs": json.dumps(own),
@@ -167,7 +192,7 @@ def compile_loaded(
     }
     own_meta = {p.key: p.value for p in proto.metadata_props if not p.key.startswith("omenn.")}
     helper.set_model_props(proto, own_meta | {f"omenn.{key}": value for key, value in meta.items()})
-    return Compiled(proto, lin, target, lin.name(z), before, nodes)
+    return Compiled(proto, lin, target, lin.name(z), before, nodes, placement)
 
 
 def adjoint_maps(lin: Linearised, seeded: Seeded, keep: Any = None) -> dict[Tensor, tuple[Tensor, Tensor]]:
@@ -180,12 +205,52 @@ def adjoint_maps(lin: Linearised, seeded: Seeded, keep: Any = None) -> dict[Tens
     wanted = [v for pair in lin.sources.values() for v in pair]
     extra = {} if keep is None else {"keep": keep}
     cotangents, lin.reached = transpose(lin.equations, {z_value: start}, wanted, adjoint, **extra)
-    low = Lowering(emit, {seed: Lowered(seeded.seed, seeded.seed_dims)}, seeded.lead)
-    low.run(simplified(adjoint.equations, [v for v in cotangents.values() if v is not None], emit))
+    equations = simplified(adjoint.equations, [v for v in cotangents.values() if v is not None], emit)
+    count = seeded.lead if isinstance(seeded.lead, int) and _one_by_one(equations, seeded.lead) else None
+    if count is None:
+        found = [_lowered_maps(lin, seeded, seed, equations, cotangents)]
+    else:
+        found = [_lowered_maps(lin, seeded.only(emit, k), seed, equations, cotangents) for k in range(count)]
     maps: dict[Tensor, tuple[Tensor, Tensor]] = {}
-    for t, (v, o) in lin.sources.items():
-        maps[t] = _public_map(low, v, cotangents[v]), _public_map(low, o, cotangents[o])
+    for t, streams in lin.sources.items():
+        w, b = (_stacked(emit, [m[t][i] for m in found], v.shape, count) for i, v in enumerate(streams))
+        maps[t] = w, b
     return maps
+
+
+_UNROLLED = 20_000
+"""Equations that are written at most for targets one by one."""
+
+
+def _one_by_one(equations: Sequence[Equation], count: int) -> bool:
+    """Whether several targets are written one after the other rather than as one more axis: with convolutions, whose
+    masks then stay in ONNX Runtime's blocked layout and in its caches (ResNet-50, 10 targets: 30 forwards as an axis).
+    Matrix products gain more from an axis."""
+    convolutions = sum(isinstance(e.primitive, lp.Conv) for e in equations)
+    products = sum(isinstance(e.primitive, lp.MatMul) for e in equations)
+    return convolutions > products and count * len(equations) <= _UNROLLED
+
+
+def _lowered_maps(
+    lin: Linearised, seeded: Seeded, seed: Var, equations: Sequence[Equation], cotangents: Mapping[Var, Var | None]
+) -> dict[Tensor, tuple[Tensor, Tensor]]:
+    """C_w and C_b of each explained tensor, from the equations as nodes."""
+    low = Lowering(lin.emit, {seed: Lowered(seeded.seed, seeded.seed_dims)}, seeded.lead)
+    if seeded.places is not None:
+        equations = look_up(low, equations, seed, seeded.places)
+    low.run(equations)
+    return {
+        t: (_public_map(low, v, cotangents[v]), _public_map(low, o, cotangents[o])) for t, (v, o) in lin.sources.items()
+    }
+
+
+def _stacked(emit: Emitter, parts: Sequence[Tensor], shape: Shape, count: int | None) -> Tensor:
+    """The maps of ``count`` targets side by side: [N, K, ...]."""
+    if count is None:
+        return parts[0]
+    sizes = (shape[0], 1, *shape[1:])
+    rows = [emit.op("Unsqueeze", t, [1], shape=sizes) for t in parts]
+    return emit.op("Concat", *rows, axis=1, shape=(shape[0], count, *shape[1:]))
 
 
 def _public_map(low: Lowering, x: Var, cotangent: Var | None) -> Tensor:

@@ -37,6 +37,7 @@ from omenn_onnx.normalise.room import make_room
 from omenn_onnx.normalise.upgrade import upgrade
 from omenn_onnx.normalise.vectors import raise_vectors
 from omenn_onnx.normalise.views import Views
+from omenn_onnx.providers.forms import forms_of
 
 CORE_OPSET = 20
 RULES = ("secant", "tangent")
@@ -75,6 +76,7 @@ def linearise(
     dtype: str = "float32",
     opaque: Sequence[str] = (),
     prefix: str = "",
+    provider: str = "cpu",
 ) -> Linearised:
     """The linear program of a model between its explained inputs and its explained output."""
     if rules not in RULES:
@@ -86,7 +88,8 @@ def linearise(
     for op in opaque:
         if all(op != n.op for n in graph.nodes):
             raise NameNotFound("operator", op, (n.op for n in graph.nodes))
-    emit = Emitter(graph, explanation_type(graph, dtype), _free_prefix(proto, f"{prefix}omenn"))
+    own_prefix, forms = _free_prefix(proto, f"{prefix}omenn"), forms_of(provider, graph.opset)
+    emit = Emitter(graph, explanation_type(graph, dtype), own_prefix, provider, forms)
     sources = find_inputs(graph, [doubles.get(n, n) for n in inputs])
     emit.signs.unbounded.update(t for t in graph.inputs if t not in sources)
     views = Views(graph, emit, sources, opaque)

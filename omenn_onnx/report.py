@@ -18,6 +18,8 @@ def summary(compiled: Compiled) -> list[str]:
     lines.append(f"explained output  {compiled.output} {_dims(lin.output.shape)}")
     lines.append(f"target            {compiled.target.spec}")
     lines.append(f"rules             {'tangent' if lin.calculus.tangent else 'secant'}, {lin.emit.dtype.name}")
+    if compiled.placement is not None:
+        lines.append(f"provider          {compiled.placement.kernels.provider}, by {compiled.placement.kernels.source}")
     if lin.calculus.opaque_nodes:
         names = Counter(n.op for n in lin.calculus.opaque_nodes)
         lines.append("opaque            " + _counts(names))
@@ -39,6 +41,7 @@ def report(compiled: Compiled, original_bytes: int, compiled_bytes: int) -> str:
     frozen = len(dependent) - len(reached)
     lines.append(f"weights           {frozen} tensors depend on the input and are frozen or unused: no adjoint")
     lines.append(f"nodes             {compiled.original_nodes} + {len(compiled.nodes)} added")
+    lines += _fallbacks(compiled)
     forward, adjoint = flops(lin.graph.nodes), flops(compiled.nodes)
     ratio = f" ({(forward + adjoint) / forward:.2f} times the forward pass)" if forward else ""
     lines.append(
@@ -47,6 +50,17 @@ def report(compiled: Compiled, original_bytes: int, compiled_bytes: int) -> str:
     growth = 100.0 * (compiled_bytes - original_bytes) / max(original_bytes, 1)
     lines.append(f"file              {original_bytes:,} -> {compiled_bytes:,} bytes (+{growth:.1f} %)")
     return "\n".join(lines)
+
+
+def _fallbacks(compiled: Compiled) -> list[str]:
+    """What runs on the CPU although the file is for another provider."""
+    placed = compiled.placement
+    if placed is None:
+        return []
+    own = Counter(f"{f.op}-{f.since}" for f in placed.own)
+    told = f": {_counts(own)}" if own else ""
+    lines = [f"without a kernel  {len(placed.ours)} of the nodes added, {len(placed.own)} of the model's own{told}"]
+    return lines + [f"                  {f}" for f in placed.ours]
 
 
 def flops(nodes: Iterable[Node]) -> float:

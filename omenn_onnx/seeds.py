@@ -64,7 +64,9 @@ def _positive(number: str, text: str) -> int:
 
 @dataclass(slots=True)
 class Seeded:
-    """seed: [K?, *Z's shape] or broadcasting to it; score and index: [N] or [N, K]; the new graph input, if any."""
+    """seed: [K?, *Z's shape] or broadcasting to it; score and index: [N] or [N, K]; the new graph input, if any.
+
+    ``places`` [K?, N]: of a Z [N, classes], where each row of the seed has its only 1."""
 
     seed: Tensor
     seed_dims: Shape
@@ -72,6 +74,17 @@ class Seeded:
     index: Tensor
     lead: Dim | None
     new_input: Tensor | None
+    places: Tensor | None = None
+
+    def only(self, e: Emitter, k: int) -> Seeded:
+        """The seed of target ``k`` by itself."""
+        place = np.asarray(k, np.int64)
+        seed = e.op("Gather", self.seed, place, axis=0, shape=self.seed_dims)
+        row = self.places
+        if row is not None:
+            assert row.shape is not None
+            row = e.op("Gather", row, place, axis=0, shape=row.shape[1:])
+        return Seeded(seed, self.seed_dims, self.score, self.index, None, self.new_input, row)
 
 
 def make_seed(e: Emitter, target: Target, z: Tensor, class_axis: int, input_name: str) -> Seeded:
@@ -114,6 +127,7 @@ def make_seed(e: Emitter, target: Target, z: Tensor, class_axis: int, input_name
     index.dtype = np.dtype(np.int64)
     assert index.shape is not None
     columns = index.shape[1]
+    flat_z = len(shape) == 2
     several = target.kind == "top" or target.k is not None or target.dynamic_k
     picked = e.op("GatherElements", flat, index, axis=1, shape=index.shape)
     hot = one_hot(e, index, width, batch, columns)
@@ -124,14 +138,16 @@ def make_seed(e: Emitter, target: Target, z: Tensor, class_axis: int, input_name
         hot = e.op("Sub", hot, one_hot(e, minus, width, batch, columns))
     if several:
         seed = e.op("Reshape", hot, e.shape((columns, *shape)), shape=(columns, *shape))
-        return Seeded(seed, shape, picked, index, columns, new_input)
+        places = e.op("Transpose", index, perm=[1, 0], shape=(columns, batch)) if minus is None and flat_z else None
+        return Seeded(seed, shape, picked, index, columns, new_input, places)
     seed = e.op("Reshape", hot, e.shape(shape), shape=shape)
     line = (batch,)
     score = e.op("Squeeze", picked, [1], shape=line)
     chosen = index if new_input is None else new_input
     if new_input is None:
         chosen = e.op("Squeeze", index, [1], shape=line)
-    return Seeded(seed, shape, score, chosen, None, new_input)
+    places = chosen if minus is None and flat_z else None
+    return Seeded(seed, shape, score, chosen, None, new_input, places)
 
 
 def _flat_target(e: Emitter, shape: Shape) -> Tensor:
@@ -142,6 +158,12 @@ def _flat_target(e: Emitter, shape: Shape) -> Tensor:
 
 def one_hot(e: Emitter, index: Tensor, width: Dim, batch: Dim, columns: Dim) -> Tensor:
     """[K, N, width] with a one where the index [N, K] points."""
+    if e.provider == "webgpu" and columns == 1 and index.producer is not None and index.producer.op == "ArgMax":
+        # No integer kernels there, but scattering takes int64 places: the seed never leaves the device.
+        zeros = e.op("Expand", 0.0, e.shape((batch, width)), shape=(batch, width))
+        ones = e.op("Expand", 1.0, e.shape((batch, 1)), shape=(batch, 1))
+        line = e.op("ScatterElements", zeros, index, ones, axis=1, shape=(batch, width))
+        return e.op("Unsqueeze", line, [0], shape=(1, batch, width))
     turned = e.op("Transpose", index, perm=[1, 0], shape=(columns, batch))
     places = e.op("Unsqueeze", turned, [2], shape=(columns, batch, 1))
     end = e.op("Squeeze", e.dim(width), [0], shape=())
@@ -177,8 +199,8 @@ def _class_seed(e: Emitter, choice: int, z: Tensor, shape: Shape, batch: Dim, ax
     else:
         hot = one_hot(e, e.const(np.asarray([[choice]], np.int64)), size, 1, 1)
         seed = e.op("Reshape", hot, e.shape(dims), shape=dims)
-    picked = e.op("Gather", z, np.asarray(choice, np.int64), axis=axis)
     rest: Shape = shape[:axis] + shape[axis + 1 :]
+    picked = e.op("Gather", z, np.asarray(choice, np.int64), axis=axis, shape=rest)
     axes = list(range(1, len(rest)))
     score = e.op("ReduceSum", picked, axes, keepdims=0, shape=(batch,)) if axes else picked
     index = e.op("Expand", np.asarray(choice, np.int64), e.shape((batch,)), shape=(batch,))

@@ -36,6 +36,11 @@ def run(model: Model, feeds: Feeds, optimise: bool = True) -> dict[str, Array]:
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return outputs_of(session, feeds)
+
+
+def outputs_of(session: onnxruntime.InferenceSession, feeds: Feeds) -> dict[str, Array]:
+    """All outputs of a session by name."""
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
@@ -87,12 +92,22 @@ class Result:
         return float(np.max((weights + biases) / np.maximum(1, np.abs(score))))
 
 
-def explain(model: Model, feeds: Feeds, optimise: bool = True, reference: bool = False) -> Result:
-    """Run a compiled model on feeds; ``reference``: by onnx's reference evaluator instead of ONNX Runtime."""
+def explain(
+    model: Model,
+    feeds: Feeds,
+    optimise: bool = True,
+    reference: bool = False,
+    session: onnxruntime.InferenceSession | None = None,
+) -> Result:
+    """Run a compiled model on feeds; ``reference``: by onnx's reference evaluator instead of ONNX Runtime;
+    ``session``: by this one."""
     proto = model if isinstance(model, onnx.ModelProto) else onnx.load(model, load_external_data=False)
     meta = {p.key: p.value for p in proto.metadata_props}
     inputs, names = json.loads(meta["omenn.inputs"]), json.loads(meta["omenn.names"])
-    found = run(model, feeds, optimise) if not reference else evaluate(proto, feeds)
+    if session is not None:
+        found = outputs_of(session, feeds)
+    else:
+        found = run(model, feeds, optimise) if not reference else evaluate(proto, feeds)
     own = {name: found[name] for name in json.loads(meta["omenn.outputs"])}
     given = {**feeds, **found}
     x = [given[i["x"]] for i in inputs]

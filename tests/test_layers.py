@@ -1,6 +1,7 @@
 """Imports go one way:
 
-errors <- graph <- linear <- {calculus, lowering} <- normalise, linearise, seeds, compiler <- report <- cli, and beside
+errors <- graph <- linear <- {calculus, lowering} <- normalise, linearise, seeds, compiler <- report <- cli, beside it
+graph <- providers <- linearise, compiler, and
 errors <- runtime <- cli:  whoever runs a compiled file needs the file, not the compiler."""
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ MAY_IMPORT = {
     "lowering": "errors graph linear",
     "normalise": "errors graph linear calculus",
     "seeds": "errors graph",
-    "linearise": "errors graph linear calculus lowering normalise",
-    "compiler": "errors graph linear calculus lowering normalise linearise seeds",
-    "report": "errors graph linear calculus lowering normalise linearise seeds compiler",
+    "providers": "errors graph",
+    "linearise": "errors graph linear calculus lowering normalise providers",
+    "compiler": "errors graph linear calculus lowering normalise linearise seeds providers",
+    "report": "errors graph linear calculus lowering normalise linearise seeds providers compiler",
     "runtime": "errors",
-    "cli": "errors graph linear calculus lowering normalise linearise seeds compiler report runtime",
+    "cli": "errors graph linear calculus lowering normalise linearise seeds providers compiler report runtime",
 }
 FROM_CALCULUS = {"omenn_onnx.calculus.base", "omenn_onnx.calculus.shape_ops"}
 """What normalise may take from the calculus: which operators have rules, and which axes a reshape joins."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 Layer = type[nn.Module]
 
@@ -26,9 +25,10 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.body = nn.Sequential(conv(a, b // 4, 1), conv(b // 4, b // 4, 3, stride), conv(b // 4, b, 1, act=None))
         self.shortcut = conv(a, b, 1, stride, act=None) if a != b or stride > 1 else nn.Identity()
+        self.relu = nn.ReLU()  # (modules, not functions: SHAP's DeepExplainer sees modules alone)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + self.shortcut(x))
+        return self.relu(self.body(x) + self.shortcut(x))
 
 
 def resnet50() -> nn.Module:
@@ -60,10 +60,12 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, wide: int, narrow: int) -> None:
         super().__init__()
-        self.reduce, self.expand = nn.Conv2d(wide, narrow, 1), nn.Conv2d(narrow, wide, 1)
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(wide, narrow, 1), nn.SiLU(), nn.Conv2d(narrow, wide, 1), nn.Sigmoid()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.expand(F.silu(self.reduce(F.adaptive_avg_pool2d(x, 1)))))
+        return x * self.gate(x)
 
 
 class Inverted(nn.Module):
@@ -212,7 +214,7 @@ def swin_t() -> nn.Module:
     """Swin-T."""
     from transformers import SwinConfig, SwinForImageClassification
 
-    return Logits(SwinForImageClassification(SwinConfig(num_labels=1000, window_size=7)))
+    return Logits(SwinForImageClassification(SwinConfig(num_labels=1000, window_size=7, attn_implementation="eager")))
 
 
 def bert_base() -> nn.Module:
@@ -229,6 +231,12 @@ def gpt2_small() -> nn.Module:
     return Tokens(GPT2LMHeadModel(GPT2Config(attn_implementation="sdpa", use_cache=False)), "input_ids", last=True)
 
 
+def tiny() -> nn.Module:
+    """For the benchmark's own test: two blocks of ResNet on small images, twelve classes."""
+    layers = [conv(3, 8, 3, 2), Bottleneck(8, 16, 2), Bottleneck(16, 16, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(16, 12))
+
+
 @dataclass(frozen=True)
 class Bench:
     """A network of the benchmark and its bars: compiled / forward at most, times faster than torch at least."""
@@ -238,13 +246,15 @@ class Bench:
     torch: tuple[float, float]  # at batch 1 and at batch 8
     tokens: int = 0
     targets: dict[int, float] = field(default_factory=dict)  # K -> forwards at most, at batch 1
+    side: int = 224
+    listed: bool = True  # among those that are run when none is named
 
     def inputs(self, rows: int) -> Tensor:
         """Random images, or token ids."""
         random = torch.Generator().manual_seed(rows)
         if self.tokens:
             return torch.randint(1, 20000, (rows, self.tokens), generator=random)
-        return torch.randn(rows, 3, 224, 224, generator=random)
+        return torch.randn(rows, 3, self.side, self.side, generator=random)
 
 
 NETWORKS = {
@@ -258,11 +268,13 @@ NETWORKS = {
     "swin_t": Bench(swin_t, 2.00, (1.3, 1.3)),
     "bert_base": Bench(bert_base, 1.75, (1.3, 1.3), tokens=128),
     "gpt2_small": Bench(gpt2_small, 1.75, (1.3, 1.3), tokens=128),
+    "tiny": Bench(tiny, 1000.0, (0.0, 0.0), targets={10: 10000.0}, side=16, listed=False),
 }
 
 
-def network(name: str) -> nn.Module:
-    """The network with seeded weights; norms know the statistics of a random batch, so that nothing blows up."""
+def network(name: str, statistics: bool = True) -> nn.Module:
+    """The network with seeded weights, which take no gradient; norms know the ``statistics`` of a random batch, so that
+    nothing blows up."""
     torch.manual_seed(list(NETWORKS).index(name))
     module = NETWORKS[name].build()
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -270,10 +282,10 @@ def network(name: str) -> nn.Module:
         for m in norms:
             m.momentum = 1.0
             nn.init.normal_(m.bias, std=0.1)
-        if norms:
+        if norms and statistics:
             module.train()
             module(NETWORKS[name].inputs(4))
-    return module.eval()
+    return module.eval().requires_grad_(False)
 
 
 def export(name: str, batch: int, path: Path) -> None:

@@ -357,7 +357,9 @@ def clip(p: Calculus, node: Node, X: Operand, low: Operand | None = None, high: 
         rest = where(e, inside, 0.0, y.t)
         return Pair(p.bias(p.build.select(X.pair.value, inside), rest, X.pair.ones, X.shape), X.pair.ones, rank)
     if _from_zero(e, lo, hi):
-        return Pair(p.build.scale(X.pair.value, _share_below(e, X.t, hi)), X.pair.ones, rank)
+        # y / x where x > 0, else 0: two passes without a comparison (ONNX Runtime's Where is three times a Div)
+        above = e.op("Max", X.t, float(np.finfo(e.dtype).tiny), shape=X.shape)
+        return Pair(p.build.scale(X.pair.value, e.op("Div", y.t, above, shape=X.shape)), X.pair.ones, rank)
     zero = _clip_of_zero(e, lo, hi)
     known = zero.value is not None and not zero.value.any()
     # left derivative at 0: 1 when 0 lies in (low, high]
@@ -380,14 +382,6 @@ def _from_zero(e: Emitter, lo: Tensor | None, hi: Tensor | None) -> bool:
     known = all(b is not None and b.value is not None and b.value.size == 1 for b in (lo, hi))
     wide = e.dtype in (np.dtype(np.float32), np.dtype(np.float64))
     return known and wide and float(lo.value) == 0.0 < float(hi.value)  # type: ignore[union-attr, arg-type]
-
-
-def _share_below(e: Emitter, x: Tensor, hi: Tensor | None) -> Tensor:
-    """clip(x, 0, hi) / x = clip(hi / x, 0, 1), and 0 at 0: the smallest normal number is taken off x, so that x = +0
-    divides as a negative number. Three passes without a comparison (ONNX Runtime's Where is three times as slow as
-    its Div)."""
-    below = e.op("Sub", x, float(np.finfo(e.dtype).tiny), shape=x.shape)
-    return e.op("Clip", e.op("Div", hi, below, shape=x.shape), 0.0, 1.0, shape=x.shape)
 
 
 def _unbounded(b: Operand) -> bool:

@@ -8,6 +8,7 @@ from omenn_onnx.calculus.base import Calculus, Operand, Pair, rule
 from omenn_onnx.calculus.elementwise import at_zero
 from omenn_onnx.calculus.windows import counted_alike, mean_of_taps, same_padding, valid_taps, window_of
 from omenn_onnx.graph.ir import Node, Shape, Tensor
+from omenn_onnx.linear import program as lp
 from omenn_onnx.linear.program import Var, Window
 
 
@@ -25,20 +26,15 @@ def max_pool(
     storage_order: int = 0,
     ceil_mode: int = 0,
 ) -> Pair | None:
-    """y = x[winner], by the flat indices that MaxPool itself gives."""
+    """y = x[winner]."""
     if X.pair is None:
         return None
     y = p.out(node)
     n = len(kernel_shape)
     attrs = {k: v for k, v in node.attrs.items() if k != "storage_order"}
-    indices = p.emit.ops("MaxPool", 2, X.t, shape=y.shape, **attrs)[1]
-    indices.dtype = np.dtype(np.int64)
-    flat = p.emit.op("Reshape", indices, [-1])
-    size, count = p.emit.new_size(X.shape), p.emit.new_size(y.shape)
-    line = p.build.reshape(X.pair.value, (size,))
-    value = p.build.reshape(p.build.gather(line, 0, flat, count, within_rows=True), y.shape)
     window = window_of(X, kernel_shape, strides, dilations, pads, auto_pad)
     counted_alike(X, window, ceil_mode)
+    value = p.build.apply(lp.Winners(X.t, y.t, attrs, window), [X.pair.value], y.shape)
     if window is not None:
         ones = mean_of_taps(p, X.pair.ones, X.shape, window, y.shape)
     else:

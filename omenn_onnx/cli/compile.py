@@ -13,6 +13,7 @@ from omenn_onnx.graph.files import load_model
 from omenn_onnx.graph.saving import check_target, save_model
 from omenn_onnx.graph.walk import tensor_bytes, tensors_of
 from omenn_onnx.linearise import RULES
+from omenn_onnx.providers.kernels import PROVIDERS
 from omenn_onnx.report import report, summary
 from omenn_onnx.seeds import parse_target
 
@@ -39,7 +40,10 @@ def make_parser() -> Parser:
     p.add_argument("--channel-axis", metavar="N|NAME=N", action="append", default=[], help="where the ones channel is "
                    "appended")  # fmt: skip
     p.add_argument("--dtype", choices=("float32", "model", "float64"), default="float32", help="arithmetic of the "
-                   "explanation; float64 is the audit mode")  # fmt: skip
+                   "explanation (default: float32, of float16 networks too); float64 is the audit mode")  # fmt: skip
+    p.add_argument("--provider", choices=PROVIDERS, default="cpu", help="where the file is to run (default: "
+                   "cpu): what is added keeps to operators with kernels there; a warning names the others")  # fmt: skip
+    p.add_argument("--strict-provider", action="store_true", help="nodes without a kernel there are an error")
     p.add_argument("--opaque", metavar="OP", action="append", default=[], help="accept an operator outside the "
                    "calculus as a constant (repeatable)")  # fmt: skip
     p.add_argument("--prefix", default="", help="put before the names of all new inputs and outputs")
@@ -92,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.dtype,
         args.opaque,
         args.prefix,
+        args.provider,
+        args.strict_provider,
     )
     save_model(compiled.proto, out, loaded.folder, args.force)
     if args.report:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ _PROPAGATED = frozenset("Reshape Slice Squeeze Transpose Unsqueeze".split())
 _BOOLEAN = frozenset("And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or".split())
 
 Operand = Tensor | Array | float | Sequence[int] | None
+Form = Callable[["Emitter", Sequence[Tensor | None], Mapping[str, Any], Shape | None], list[Tensor] | None]
+"""Writes a node of inputs, attributes and shape in another form; None where it may stay as it is."""
 
 
 def broadcast_shapes(shapes: Iterable[Shape | None]) -> Shape | None:
@@ -48,13 +50,23 @@ def _cast(value: Array | None, dtype: np.dtype[Any]) -> Array:
 class Emitter:
     """Appends nodes to ``nodes``. Float constants take the explanation's type ``dtype``.
 
-    Every name starts with ``prefix``, which must not begin any name of the original graph.
+    Every name starts with ``prefix``, which must not begin any name of the original graph. ``provider`` is where the
+    file is to run, ``forms`` the operators that are written in another form there.
     """
 
-    def __init__(self, graph: Graph, dtype: np.dtype[Any], prefix: str = "omenn") -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        dtype: np.dtype[Any],
+        prefix: str = "omenn",
+        provider: str = "cpu",
+        forms: Mapping[str, Form] | None = None,
+    ) -> None:
         self.graph = graph
         self.dtype = dtype
         self.prefix = prefix
+        self.provider = provider
+        self.forms = forms or {}
         self.nodes: list[Node] = []
         self.constants: list[Tensor] = []
         self.signs = Signs()
@@ -97,6 +109,10 @@ class Emitter:
             for t in self._seen[key]:
                 t.shape = shape if t.shape is None else t.shape
             return self._seen[key]
+        made = self.forms[op](self, operands, attrs, shape) if op in self.forms else None
+        if made is not None:
+            self._seen[key] = made
+            return made
         known = [t for t in operands if t is not None]
         if shape is None and op in _ELEMENTWISE:
             shape = broadcast_shapes(t.shape for t in known)
@@ -109,6 +125,18 @@ class Emitter:
         self.nodes.append(node)
         self._seen[key] = outputs
         return outputs
+
+    def further_output(self, node: Node, place: int, dtype: np.dtype[Any], shape: Shape | None) -> Tensor | None:
+        """An optional output of a node of the model, which may not ask for it yet; None if the node is not of the
+        model's own graph."""
+        if all(n is not node for n in self.graph.nodes):
+            return None
+        while len(node.outputs) <= place:
+            node.outputs.append(Tensor("", dtype, shape, node))
+        t = node.outputs[place]
+        if not t.name:
+            t.name, t.dtype, t.shape = self.new_name(node.op), dtype, shape
+        return t
 
     def _apart(self, t: Tensor) -> Tensor:
         """``t``, behind a copy if it comes from a DequantizeLinear of int8: from opset 21 on ONNX Runtime (1.31) moves

@@ -24,7 +24,7 @@ class InnerEmitter(Emitter):
     """Writes nodes of a body. A size that no tensor of the body has is read from the graph around it."""
 
     def __init__(self, graph: Graph, outer: Emitter) -> None:
-        super().__init__(graph, outer.dtype, outer.new_name("step"))
+        super().__init__(graph, outer.dtype, outer.new_name("step"), outer.provider, outer.forms)
         self.outer = outer
 
     def dim(self, d: Dim) -> Tensor:

@@ -1,6 +1,7 @@
 """Putting emitted nodes into the original file.
 
-The original model is never taken apart: its protobuf keeps its nodes, metadata and weights byte for byte. The emitted
+The original model is never taken apart: its protobuf keeps its nodes, metadata and weights byte for byte, but that a
+node may give one more of its optional outputs (a norm's 1/std), which its operator computes anyhow. The emitted
 nodes are built as an onnx_graphsurgeon graph of their own, whose inputs are tensors of the original, and appended.
 """
 
@@ -29,6 +30,18 @@ def live_nodes(nodes: Sequence[Node], wanted: Iterable[Tensor]) -> list[Node]:
     return kept[::-1]
 
 
+def _ask_further(proto: onnx.ModelProto, nodes: Sequence[Node]) -> None:
+    """Declare the optional outputs of the model's nodes that emitted ``nodes`` read (Emitter.further_output)."""
+    own = {n.output[0]: n for n in proto.graph.node if n.output}
+    for t in (t for n in nodes for t in n.inputs if t is not None and t.producer is not None):
+        assert t.producer is not None
+        maker = own.get(t.producer.outputs[0].name)
+        place = next((i for i, o in enumerate(t.producer.outputs) if o is t), 0)
+        if maker is not None and t.name not in maker.output:
+            maker.output.extend([""] * (place + 1 - len(maker.output)))
+            maker.output[place] = t.name
+
+
 def append_nodes(
     proto: onnx.ModelProto,
     nodes: Sequence[Node],
@@ -48,6 +61,7 @@ def append_nodes(
                 variables[id(t)] = gs.Variable(t.name)
         return variables[id(t)]
 
+    _ask_further(proto, nodes)
     original = {i.name for i in proto.graph.initializer} | {v.name for v in proto.graph.input}
     original.update(o for n in proto.graph.node for o in n.output)
     original.update(s.values.name for s in proto.graph.sparse_initializer)

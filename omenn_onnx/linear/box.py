@@ -80,7 +80,7 @@ def _one_piece(
 ) -> tuple[list[Dim], list[Dim | Tensor]] | None:
     """Sizes and begins along the new axes of a run whose only box axis is its first but for axes of size 1."""
     real = [i for i in old if box.whole[i] != 1]
-    if len(boxed) != 1 or boxed[0] != real[0]:
+    if len(boxed) != 1 or boxed != real[:1]:
         return None
     a = boxed[0]
     first = next(j for j, d in enumerate(sizes) if d != 1)

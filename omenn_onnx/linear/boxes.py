@@ -141,7 +141,9 @@ class Boxes:
             return None
         if any(b.whole != b.shape or not b.placed_as(boxes[0]) for b in boxes):
             return None
-        inner = tuple(e.out.shape[i] if i == p.axis else d for i, d in enumerate(boxes[0].inner.shape))
+        inner, *others = (_resized(b, e.out.shape, [p.axis]) for b in boxes)
+        if any(shape != inner for shape in others):
+            return None
         joined = self.build.apply(p, [b.inner for b in boxes], inner)
         return Box(joined, boxes[0].begin, e.out.shape, e.out.shape)
 

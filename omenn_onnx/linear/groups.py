@@ -59,21 +59,24 @@ def _concatenated(build: Builder, e: Equation, held: dict[Var, _Groups]) -> _Gro
         if part is None:
             return None
         parts.append(part)
-    rest = [p.thin.shape[2:] for p in parts]
-    if any(r != rest[0] for r in rest) or any(p.thin.shape[0] != parts[0].thin.shape[0] for p in parts):
-        return None
     sizes = tuple(n for p in parts for n in p.sizes)
-    thin = build.concat([p.thin for p in parts], 1, (parts[0].thin.shape[0], len(sizes), *rest[0]))
-    return _Groups(thin, sizes, e.out.shape)
+    if max(sizes) == 1:
+        return None
+    thins = [p.thin for p in parts]
+    front, *rest = thins[0].shape[:1] + thins[0].shape[2:]
+    if any((t.shape[0], *t.shape[2:]) != (front, *rest) for t in thins):
+        front, *rest = e.out.shape[:1] + e.out.shape[2:]
+        thins = [build.broadcast(t, (front, t.shape[1], *rest)) for t in thins]
+    return _Groups(build.concat(thins, 1, (front, len(sizes), *rest)), sizes, e.out.shape)
 
 
 def _repeated(x: Var) -> _Groups | None:
-    """A variable that repeats one channel, of known number."""
+    """A variable that repeats one channel, of known number; or is one."""
     d = x.definition
     size = x.shape[1] if x.rank > 1 else 0
-    if d is None or not isinstance(d.primitive, lp.Broadcast) or not isinstance(size, int) or d.inputs[0].shape[1] != 1:
-        return None
-    return _Groups(d.inputs[0], (size,), x.shape)
+    if d is not None and isinstance(d.primitive, lp.Broadcast) and isinstance(size, int) and d.inputs[0].shape[1] == 1:
+        return _Groups(d.inputs[0], (size,), x.shape)
+    return _Groups(x, (1,), x.shape) if size == 1 else None
 
 
 def _kept(build: Builder, e: Equation, held: dict[Var, _Groups]) -> _Groups | None:
@@ -99,9 +102,13 @@ def _kept(build: Builder, e: Equation, held: dict[Var, _Groups]) -> _Groups | No
     if isinstance(p, lp.WindowSum) and e.out.rank - len(p.window.kernel) > 1 and thin.shape[2:] == first.shape[2:]:
         return _Groups(build.apply(p, [thin], shape), first.sizes, e.out.shape)
     if isinstance(p, lp.Sum) and e.out.shape[1] == 1 and thin.shape[2:] == first.shape[2:]:
+        meet = e.out.shape[0] != first.shape[0]
+        if meet and thin.shape[0] != first.shape[0]:  # (rows that are not there yet)
+            return None
+        rows = e.out.shape[0] if meet else thin.shape[0]
         counts = np.asarray(first.sizes, build.emit.dtype).reshape(-1, *[1] * (e.out.rank - 2))
         weighted = build.scale(thin, build.emit.const(counts))
-        build.write(lp.Broadcast(), [build.sum_to(weighted, (thin.shape[0], *e.out.shape[1:]))], e.out, e.bias)
+        build.write(lp.Broadcast(), [build.sum_to(weighted, (rows, *e.out.shape[1:]))], e.out, e.bias)
         return _Groups(e.out, (1,), e.out.shape)
     return None
 
@@ -109,7 +116,7 @@ def _kept(build: Builder, e: Equation, held: dict[Var, _Groups]) -> _Groups | No
 def _widened(build: Builder, g: _Groups) -> Var:
     """The variable itself: a product of the channels with the matrix of the groups."""
     if g.sizes == (1,):
-        return g.thin
+        return build.broadcast(g.thin, g.shape)
     n = len(g.shape) - 2
     matrix = membership(build.emit, g.sizes)
     sizes = (sum(g.sizes), len(g.sizes), *[1] * n)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from omenn_onnx.errors import Unsupported
 from omenn_onnx.graph.ir import Dim, Shape, Tensor
@@ -167,6 +167,18 @@ class WindowSum(Primitive):
     """Sums over windows along the trailing axes, zeros in the padding; ``adjoint`` spreads a value over its window."""
 
     window: Window
+    adjoint: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Winners(Primitive):
+    """y = x where the first maximum of ``pooled`` stands in each window: ``best`` is MaxPool of it with ``attributes``.
+    ``window`` is None where only the run tells the padding. ``adjoint`` adds values up there, zeros elsewhere."""
+
+    pooled: Tensor
+    best: Tensor
+    attributes: dict[str, Any]
+    window: Window | None
     adjoint: bool = False
 
 

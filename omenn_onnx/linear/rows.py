@@ -110,6 +110,8 @@ def _moved(equation: Equation, x: Var, axis: int) -> int | None:
         return axis if axis == 0 else None
     if isinstance(p, lp.WindowSum):
         return axis if axis < x.rank - len(p.window.kernel) else None
+    if isinstance(p, lp.Winners):
+        return axis if axis < 2 else None
     if isinstance(p, lp.MatMul):
         return axis if axis != x.rank - (2 if p.left else 1) else None
     if isinstance(p, (lp.Gather, lp.ScatterAdd)) and p.within_rows:

@@ -7,6 +7,7 @@ transpose is the program again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import singledispatch
 
 from omenn_onnx.errors import Unsupported, UnsupportedOperators
@@ -139,6 +140,11 @@ def _(primitive: lp.Conv, build: Builder, c: Var, equation: Equation) -> list[Va
 @transpose_primitive.register
 def _(primitive: lp.WindowSum, build: Builder, c: Var, equation: Equation) -> list[Var]:
     return [build.window_sum(c, primitive.window, equation.inputs[0].shape, adjoint=not primitive.adjoint)]
+
+
+@transpose_primitive.register
+def _(primitive: lp.Winners, build: Builder, c: Var, equation: Equation) -> list[Var]:
+    return [build.apply(replace(primitive, adjoint=not primitive.adjoint), [c], equation.inputs[0].shape)]
 
 
 @transpose_primitive.register

@@ -37,6 +37,7 @@ _RULES: dict[type[Primitive], Rule] = {}
 P = TypeVar("P", bound=Primitive)
 
 
+
 def lowers(
     kind: type[P],
 ) -> Callable[[Callable[[Lowering, P, Equation], Lowered]], Callable[[Lowering, P, Equation], Lowered]]:
@@ -57,6 +58,11 @@ class Lowering:
         self.lead = lead
         self._bound = dict(bindings)
         self.bundles: dict[Var, list[Lowered]] = {}
+
+    @property
+    def provider(self) -> str:
+        """Where the file is to run: cpu, cuda, webgpu. Choices by provider ask this, and say why."""
+        return self.emit.provider
 
     def run(self, equations: Sequence[Equation]) -> None:
         """Lower every equation, in order."""
@@ -79,7 +85,7 @@ class Lowering:
 
     def full(self, var: Var, axes: Sequence[int] | None = None) -> Tensor:
         """The tensor of ``var`` without compact axes (or with none among ``axes``)."""
-        low = self._bound[var]
+        low = self[var]
         rank = len(var.shape)
         wanted = range(rank) if axes is None else [a % rank for a in axes]
         compact = [i for i in wanted if low.dims[i] != var.shape[i]]

@@ -8,7 +8,7 @@ from omenn_onnx.linear.program import Equation
 from omenn_onnx.lowering.base import Lowered, Lowering, lowers
 
 
-def _swap(low: Lowering, w: Tensor) -> Tensor:
+def swapped(low: Lowering, w: Tensor) -> Tensor:
     """The matrix transposed; ONNX Runtime fuses it into the product, or folds it when the weight is constant."""
     rank = w.rank
     if rank is None:
@@ -18,14 +18,14 @@ def _swap(low: Lowering, w: Tensor) -> Tensor:
     return low.emit.op("Transpose", w, perm=[*range(rank - 2), rank - 1, rank - 2], shape=shape)
 
 
-def _weight(low: Lowering, w: Tensor) -> Tensor:
+def known_weight(low: Lowering, w: Tensor) -> Tensor:
     """Computed weights count as 0 where they are not finite, as all coefficients do; stored ones are finite."""
     return w if w.load is not None else low.emit.finite(w)
 
 
 @lowers(lp.MatMul)
 def matmul(low: Lowering, p: lp.MatMul, e: Equation) -> Lowered:
-    x, weight = e.inputs[0], _weight(low, p.weight)
+    x, weight = e.inputs[0], known_weight(low, p.weight)
     if weight.rank == 2:
         tensor = low.full(x, [-2 if p.left else -1])
         dims = low[x].dims
@@ -35,7 +35,7 @@ def matmul(low: Lowering, p: lp.MatMul, e: Equation) -> Lowered:
     dims = (*dims[:-2], e.out.shape[-2], dims[-1]) if p.left else (*dims[:-1], e.out.shape[-1])
     if not p.left and weight.rank == 2 and x.rank == 2 and low.lead is None:
         return Lowered(low.emit.op("Gemm", tensor, weight, transB=int(p.transposed), shape=dims), dims)
-    w = _swap(low, weight) if p.transposed else weight
+    w = swapped(low, weight) if p.transposed else weight
     operands = (w, tensor) if p.left else (tensor, w)
     return Lowered(low.emit.op("MatMul", *operands, shape=low.dims(dims)), dims)
 
@@ -48,4 +48,5 @@ def einsum(low: Lowering, p: lp.Einsum, e: Equation) -> Lowered:
         used = set(p.x_labels + p.w_labels + p.out_labels)
         lead = next(c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in used)
     equation = f"{lead}{p.x_labels},{p.w_labels}->{lead}{p.out_labels}"
-    return Lowered(low.emit.op("Einsum", x, _weight(low, p.weight), equation=equation, shape=low.dims(shape)), shape)
+    weight = known_weight(low, p.weight)
+    return Lowered(low.emit.op("Einsum", x, weight, equation=equation, shape=low.dims(shape)), shape)

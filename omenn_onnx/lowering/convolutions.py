@@ -1,8 +1,9 @@
 """Conv, its adjoint, and sums over windows.
 
 Stride 1: the adjoint is a convolution with the flipped, transposed kernel (ONNX Runtime's Conv is 1.5 to 40 times
-faster than its ConvTranspose, most on depthwise shapes). Stride above 1: ConvTranspose, whose output_padding restores
-the size; where the size is only known at run time the output is made as large as it can be and cut.
+faster than its ConvTranspose, most on depthwise shapes). Stride 2: several such (:mod:`.strided`). Else ConvTranspose,
+whose output_padding restores the size; where the size is only known at run time the output is made as large as it can
+be and cut.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from omenn_onnx.graph.ir import Dim, Shape, Tensor
 from omenn_onnx.linear import program as lp
 from omenn_onnx.linear.program import Equation, Window
 from omenn_onnx.lowering.base import MERGED, Lowered, Lowering, lowers
+from omenn_onnx.lowering.kernels import convolve, flip
+from omenn_onnx.lowering.strided import strided_adjoint
 
 
 @lowers(lp.Conv)
@@ -28,34 +31,11 @@ def conv(low: Lowering, p: lp.Conv, e: Equation) -> Lowered:
     if p.adjoint:
         y = conv_adjoint(low, tensor, p.weight, p.window, p.group, (batch, *x.shape[1:]), (batch, *shape[1:]))
     else:
-        y = _conv(low, tensor, p.weight, p.window, p.window.pads, p.group, (batch, *shape[1:]))
+        w = p.window
+        y = convolve(low, tensor, p.weight, w.pads, p.group, (batch, *shape[1:]), w.strides, w.dilations)
     if low.lead is not None:
         y = low.reshape(y, (batch, *shape[1:]), low.dims(shape))
     return Lowered(y, shape)
-
-
-def _conv(
-    low: Lowering,
-    x: Tensor,
-    weight: Tensor,
-    window: Window,
-    pads: tuple[int, ...],
-    group: int,
-    shape: Shape,
-    stride: bool = True,
-) -> Tensor:
-    strides = window.strides if stride else (1,) * len(window.kernel)
-    return low.emit.op(
-        "Conv",
-        x,
-        weight,
-        kernel_shape=list(window.kernel),
-        strides=list(strides),
-        pads=list(pads),
-        dilations=list(window.dilations),
-        group=group,
-        shape=shape,
-    )
 
 
 def conv_adjoint(
@@ -66,7 +46,11 @@ def conv_adjoint(
     reach = window.spans
     flipped_pads = tuple(reach[i % n] - 1 - p for i, p in enumerate(window.pads))
     if all(s == 1 for s in window.strides) and min(flipped_pads) >= 0:
-        return _conv(low, y, _flip(low, weight, window, group), window, flipped_pads, group, target, stride=False)
+        kernel = flip(low, weight, group)
+        return convolve(low, y, kernel, flipped_pads, group, target, dilations=window.dilations)
+    strided = strided_adjoint(low, y, weight, window, group, source, target)
+    if strided is not None:
+        return strided
     attrs: dict[str, Any] = {
         "kernel_shape": list(window.kernel),
         "strides": list(window.strides),
@@ -94,30 +78,6 @@ def conv_adjoint(
     pads = low.emit.op("Concat", np.zeros(n + 4, np.int64), missing, axis=0)
     grown = low.emit.op("Pad", full, pads, 0.0, mode="constant")
     return low.emit.op("Slice", grown, begin, end, axes, shape=target)
-
-
-def _flip(low: Lowering, weight: Tensor, window: Window, group: int) -> Tensor:
-    """[M, C/g, k] -> [C, M/g, k], kernel reversed: computed from the shared weight, so that the file does not grow."""
-    emit, n = low.emit, len(window.kernel)
-    spatial = list(window.kernel)
-    if weight.shape is None:
-        raise AssertionError(f"kernel {weight.name!r} has no known shape")
-    m, c = weight.shape[:2]
-    assert isinstance(m, int)
-    assert isinstance(c, int)
-    if group == 1:
-        turned = emit.op("Transpose", weight, perm=[1, 0, *range(2, n + 2)], shape=(c, m, *spatial))
-    elif c == 1 and m == group:
-        turned = weight
-    else:
-        parts = emit.op("Reshape", weight, [group, m // group, c, *spatial], shape=(group, m // group, c, *spatial))
-        parts = emit.op("Transpose", parts, perm=[0, 2, 1, *range(3, n + 3)], shape=(group, c, m // group, *spatial))
-        turned = emit.op("Reshape", parts, [group * c, m // group, *spatial], shape=(group * c, m // group, *spatial))
-    axes = [i + 2 for i in range(n) if window.kernel[i] > 1]
-    if not axes:
-        return turned
-    far = np.iinfo(np.int64).min + 1
-    return emit.op("Slice", turned, [-1] * len(axes), [far] * len(axes), axes, [-1] * len(axes), shape=turned.shape)
 
 
 @lowers(lp.WindowSum)
@@ -153,7 +113,7 @@ def _window_sums(low: Lowering, x: Tensor, kernel: Tensor, window: Window, sourc
             end += window.strides[i] - 1
         ends.append(end)
     pads = (*window.pads[:n], *ends)
-    y = _conv(low, x, kernel, window, pads, 1, target)
+    y = convolve(low, x, kernel, pads, 1, target, window.strides, window.dilations)
     unsure = [i + 2 for i in range(n) if isinstance(target[i + 2], str) and window.strides[i] > 1]
     if not unsure:
         return y

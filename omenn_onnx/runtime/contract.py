@@ -48,6 +48,7 @@ class Contract:
     rules: str
     dtype: str
     precision: str  # the coarsest float type between X and Z: its rounding stays in the residual
+    provider: str  # where it was compiled to run
     output: str
     outputs: tuple[str, ...]
     target: TargetSpec
@@ -104,6 +105,7 @@ def _parse(metadata: Mapping[str, str]) -> Contract:
         rules=metadata["omenn.rules"],
         dtype=metadata["omenn.dtype"],
         precision=metadata.get("omenn.precision", metadata["omenn.dtype"]),
+        provider=metadata.get("omenn.provider", "cpu"),
         output=metadata["omenn.output"],
         outputs=tuple(load("outputs")),
         target=TargetSpec(**load("target")),

@@ -13,6 +13,7 @@ import onnx
 import onnx.reference
 
 from omenn_onnx.errors import FeedError, ModelFileError
+from omenn_onnx.runtime.places import Places
 from omenn_onnx.runtime.sessions import CUDA, Model, Providers, describe, one_line, open_session, runtime
 
 Array = npt.NDArray[Any]
@@ -91,22 +92,32 @@ class Engine(Protocol):
 
 
 class OrtEngine:
-    """ONNX Runtime. The session is made once; inputs and results stay on the provider's device."""
+    """ONNX Runtime. The session is made once; inputs and results stay on the provider's device.
 
-    def __init__(self, model: Model, providers: Providers = None, options: Any = None) -> None:
-        self.session = open_session(model, providers, options)
+    ``fixed``: inputs and outputs keep their places from run to run, which sizes that the file states allow; on CUDA
+    the run is captured as a graph and replayed. Results are then fetched at once: the next run overwrites them.
+    """
+
+    def __init__(
+        self, model: Model, providers: Providers = None, options: Any = None, *, tf32: bool = False, fixed: bool = False
+    ) -> None:
+        self.session = open_session(model, providers, options, tf32=tf32, graph=fixed)
         self.device = "cuda" if CUDA in self.session.get_providers() else "cpu"
         self.label = f"onnxruntime {runtime().__version__} on {self.device.upper()}"
         self.inputs = tuple(_info(i) for i in self.session.get_inputs())
         self.optional = tuple(_info(i) for i in self.session.get_overridable_initializers())
         self.outputs = tuple({o.name: _info(o) for o in self.session.get_outputs()}.values())  # (one may stand twice)
         self.metadata: Mapping[str, str] = self.session.get_modelmeta().custom_metadata_map
+        self._places = Places(self.session, self.device, self.inputs, self.outputs) if fixed else None
 
     def run(self, feeds: Mapping[str, Any]) -> Results:
         """All outputs; OrtValues among the feeds are used where they lie."""
         plain = [t for t in (*self.inputs, *self.outputs) if not t.type.startswith("tensor(") or "string" in t.type]
+        values: Sequence[Any]
         try:
-            if plain:  # strings, sequences and maps cannot be bound
+            if self._places is not None:
+                values = self._places.run(feeds)
+            elif plain:  # strings, sequences and maps cannot be bound
                 host = {n: v.numpy() if hasattr(v, "numpy") else v for n, v in feeds.items()}
                 values = self.session.run([o.name for o in self.outputs], host)
             else:
@@ -130,8 +141,7 @@ class OrtEngine:
         binding.synchronize_inputs()
         self.session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        values: Sequence[Any] = binding.get_outputs()
-        return values
+        return binding.get_outputs()  # type: ignore[no-any-return]
 
 
 class ReferenceEngine:

@@ -23,6 +23,8 @@ class Explainer:
     ``model``: a path, the bytes of a file, or the ModelProto that ``omenn_onnx.compile`` returns.
     ``providers``: None takes CUDA where it works, else the CPU with one clear line; "cpu", "cuda", or a list that ONNX
     Runtime understands. ``session_options``: ONNX Runtime's. ``engine``: what runs the model instead of ONNX Runtime.
+    ``tf32``: on CUDA, round the operands of products to TF32: faster, and far from the completeness bar of float32.
+    ``fixed``: for a file of fixed sizes, keep inputs and outputs in one place; on CUDA that replays a CUDA graph.
 
     The session is made once. On CUDA inputs and results stay on the device; results are fetched when looked at.
     Raises ModelFileError when the file cannot be loaded or was not made by omenn-compile.
@@ -35,8 +37,12 @@ class Explainer:
         *,
         session_options: Any = None,
         engine: Engine | None = None,
+        tf32: bool = False,
+        fixed: bool = False,
     ) -> None:
-        self.engine: Engine = engine if engine is not None else OrtEngine(model, providers, session_options)
+        if engine is None:
+            engine = OrtEngine(model, providers, session_options, tf32=tf32, fixed=fixed)
+        self.engine: Engine = engine
         self.contract: Contract = read_contract(self.engine.metadata, describe(model))
         self._outputs = {o.name: o for o in self.engine.outputs}
         missing = (self.contract.own_names | set(self.contract.outputs)) - set(self._outputs)

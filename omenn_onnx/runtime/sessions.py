@@ -20,8 +20,8 @@ Model = str | os.PathLike[str] | bytes | onnx.ModelProto
 Providers = str | Sequence[Any] | None
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-# TF32 keeps 10 bits of the mantissa: far from the completeness bar of float32.
 CUDA_OPTIONS = {"use_tf32": "0"}
+"""TF32 keeps 10 bits of the mantissa: far from the completeness bar of float32."""
 PROTOBUF_LIMIT = 2**31 - 1
 _ROOM = 1 << 26  # for nodes and names; protobuf cannot even tell the size of a message beyond its limit
 
@@ -52,32 +52,36 @@ def describe(model: Model) -> str:
     return "the model" if isinstance(model, bytes | onnx.ModelProto) else repr(os.fspath(model))
 
 
-def open_session(model: Model, providers: Providers = None, options: Any = None) -> Any:
+def open_session(
+    model: Model, providers: Providers = None, options: Any = None, *, tf32: bool = False, graph: bool = False
+) -> Any:
     """An InferenceSession on ``model`` (path, bytes or ModelProto).
 
     ``providers``: None takes CUDA where the installed runtime offers it and it works, else CPU with one warning line;
     "cpu" or "cuda" decide; a list goes to ONNX Runtime as it is. A path keeps external data where it lies.
+    On CUDA ``tf32`` lets products round their operands to TF32, ``graph`` captures the run as a CUDA graph.
     Raises ModelFileError when the model cannot be loaded, OmennError when the asked provider does not work.
     """
     ort = runtime()
+    cuda = (CUDA, CUDA_OPTIONS | {"use_tf32": str(int(tf32))} | ({"enable_cuda_graph": "1"} if graph else {}))
     if providers is None:
         if CUDA not in ort.get_available_providers():
             return _make(model, [CPU], options)
         reason = cuda_failure()
         if reason is None:
             try:
-                return _make(model, [(CUDA, CUDA_OPTIONS), CPU], options)
+                return _make(model, [cuda, CPU], options)
             except ModelFileError as error:
                 reason = one_line(error)
         _say_fallback(reason)
         return _make(model, [CPU], options)
     if isinstance(providers, str):
         providers = [providers]
-    return _make(model, [_named(p) for p in providers], options)
+    return _make(model, [_named(p, cuda) for p in providers], options)
 
 
-def _named(provider: Any) -> Any:
-    """A provider as ONNX Runtime wants it: short names are resolved, and CUDA is tried before it is promised."""
+def _named(provider: Any, cuda: Any) -> Any:
+    """A provider as ONNX Runtime wants it: short names are resolved, and ``cuda`` is tried before it is promised."""
     if not isinstance(provider, str):
         return provider
     available = runtime().get_available_providers()
@@ -93,7 +97,7 @@ def _named(provider: Any) -> Any:
     reason = cuda_failure()
     if reason is not None:
         raise OmennError(f"CUDA does not work here: {reason}")
-    return (CUDA, CUDA_OPTIONS)
+    return cuda
 
 
 @functools.cache

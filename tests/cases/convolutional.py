@@ -42,6 +42,12 @@ def conv() -> Iterator[Case]:
         b=w(3),
         dyn="n.hk",
     )
+    halved = "y = Conv <strides=[2, 2], pads=[1, 1, 1, 1]> (x, w, b)"
+    yield case("Conv-stride-2-many-channels", halved, x=(2, 16, 4, 3), w=w(3, 16, 3, 3), b=w(3), dyn="n...")
+    halved = "y = Conv <strides=[2, 2], pads=[1, 1, 1, 1], group=4> (x, w, b)"
+    yield case("Conv-stride-2-depthwise", halved, x=(2, 4, 4, 5), w=w(4, 1, 3, 3), b=w(4), dyn="n...")
+    halved = "y = Conv <strides=[2, 2]> (x, w, b)"
+    yield case("Conv-1x1-stride-2-many-channels", halved, x=(2, 16, 4, 3), w=w(3, 16, 1, 1), b=w(3), dyn="n...")
     for auto in ("SAME_UPPER", "SAME_LOWER", "VALID"):
         text = f'y = Conv <auto_pad="{auto}", strides=[2, 2]> (x, w, b)'
         yield case(f"Conv-{auto}", text, x=(1, 2, 6, 5), w=f, b=b, dyn="n.hk")
