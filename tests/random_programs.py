@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
@@ -138,7 +138,7 @@ class Maker:
         self.pool: list[Var] = []
         self.said: list[str] = []
 
-    def pick(self, options: Sequence) -> object:
+    def pick(self, options: Sequence[Any]) -> Any:
         return options[int(self.rng.integers(len(options)))]
 
     def chance(self, p: float = 0.5) -> bool:
@@ -184,10 +184,27 @@ class Maker:
         sizes = tuple(d if self.chance() else 1 for d in shape)
         return sizes[int(self.rng.integers(len(sizes) + 1)) :] if self.chance(0.4) else sizes
 
-    def step(self, kinds: Sequence[str]) -> None:
-        """One more equation, of a kind that fits; or none."""
-        x = self.pool[-1] if self.chance(0.6) else self.pick(self.pool)
-        getattr(self, str(self.pick(kinds)))(x, x.shape, x.rank)
+    KINDS: Sequence[str] = ()
+    ONWARD = 0.6
+    """How often the last variable is what the next equation reads."""
+
+    def start(self) -> None:
+        """The first variables."""
+        raise NotImplementedError
+
+    def grow(self, steps: int) -> Program | None:
+        """The program: its last variable is wanted, sometimes further ones too. None if it came to nothing."""
+        self.start()
+        for _ in range(int(self.rng.integers(2, steps))):
+            x = self.pool[-1] if self.chance(self.ONWARD) else self.pick(self.pool)
+            getattr(self, self.pick(self.KINDS))(x, x.shape, x.rank)  # (leaves no trace where x does not fit)
+        equations = self.build.equations
+        if not equations:
+            return None
+        given = {e.out for e in equations}
+        more = [v for v in dict.fromkeys(self.pool) if v in given and v is not equations[-1].out and self.chance(0.15)]
+        lead = self.pick([None, None, 2, "K"])
+        return Program("; ".join(self.said), equations, [*more, equations[-1].out], self.leaves, lead)
 
     # Elementwise
 
@@ -207,9 +224,7 @@ class Maker:
 
     def twin(self, x: Var, s: Shape, rank: int) -> None:
         """The same variable scaled twice, added up."""
-        a, b = (
-            self.put(lp.Scale(self.model.coefficient(self.partial(s), self.chance())), [x], s) for _ in range(2)
-        )
+        a, b = (self.put(lp.Scale(self.model.coefficient(self.partial(s), self.chance())), [x], s) for _ in range(2))
         self.put(lp.Add(), [a, b], s)
 
     # Sums and repeats
@@ -348,15 +363,10 @@ class Maker:
 
     def scatter_add(self, x: Var, s: Shape, rank: int) -> None:
         axis, size = int(self.rng.integers(rank)), int(self.rng.integers(1, 6))
-        places = self.model.coefficient((s[axis],), self.chance(), self.rng.integers(size, size=self.model.number(s[axis])))
+        places = self.model.coefficient(
+            (s[axis],), self.chance(), self.rng.integers(size, size=self.model.number(s[axis]))
+        )
         self.put(lp.ScatterAdd(axis, places), [x], (*s[:axis], size, *s[axis + 1 :]))
 
     def cumsum(self, x: Var, s: Shape, rank: int) -> None:
         self.put(lp.CumSum(int(self.rng.integers(rank)), self.chance(), self.chance()), [x], s)
-
-    def finished(self) -> Program:
-        """The program: its last variable is wanted, sometimes further ones too."""
-        given = {e.out for e in self.build.equations}
-        more = [v for v in self.pool[:-1] if v in given and self.chance(0.15)]
-        lead = self.pick([None, None, 2, "K"])
-        return Program("; ".join(self.said), self.build.equations, [*more, self.build.equations[-1].out], self.leaves, lead)

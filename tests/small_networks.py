@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+Network = tuple[onnx.ModelProto, dict[str, np.ndarray]]
 WIDTH, TOKENS, HEADS, CLASSES = 6, 5, 2, 7
 
 
@@ -52,7 +53,7 @@ class Net:
         x = self.rng.normal(size=(rows, *shape)).astype(np.float32)
         return self.given("x", x, [self.batch, *shape])
 
-    def finished(self, z: str) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    def finished(self, z: str) -> Network:
         self.nodes.append(helper.make_node("Identity", [z], ["z"]))
         out = helper.make_tensor_value_info("z", TensorProto.FLOAT, [self.batch, CLASSES])
         graph = helper.make_graph(self.nodes, "g", self.inputs, [out], self.weights)
@@ -84,8 +85,8 @@ class Net:
         return self.op("Gemm", flat, self.weight(CLASSES, c), self.weight(CLASSES), transB=1)
 
 
-def transformer(batch: int | str, bias: bool = True, token: str = "class", joint: str = "split") -> Any:
-    """Two blocks. ``token``: what the head reads: the class token, the one that an input names, or all of them (flat)."""
+def transformer(batch: int | str, bias: bool = True, token: str = "class", joint: str = "split") -> Network:
+    """Two blocks. ``token``: what the head reads: the class token, the one at an index given as an input, or all."""
     net = Net(7, batch)
     x = net.linear(net.image(TOKENS - 1, WIDTH), WIDTH, WIDTH)
     rows = net.op("Slice", net.op("Shape", x), net.ints(0), net.ints(1))
@@ -121,7 +122,7 @@ def _attention(net: Net, h: str, joint: str) -> str:
     return net.linear(back, WIDTH, WIDTH)
 
 
-def densenet(batch: int | str, zero: bool = False) -> Any:
+def densenet(batch: int | str, zero: bool = False) -> Network:
     net = Net(8, batch)
     x, c = net.conv(net.image(2, 6, 6), 2, 3, 3), 3
     for i in range(3):
@@ -132,8 +133,8 @@ def densenet(batch: int | str, zero: bool = False) -> Any:
     return net.finished(net.head(net.op("Relu", net.batch_norm(x, 4)), 4))
 
 
-def inception(batch: int | str, pooled: bool = False) -> Any:
-    """Branches side by side, twice. ``pooled``: all that reaches the head is one mean over rows, channels, positions."""
+def inception(batch: int | str, pooled: bool = False) -> Network:
+    """Branches side by side, twice. ``pooled``: with the mean over rows, channels and positions added."""
     net = Net(9, batch)
     x, c = net.image(2, 6, 6), 2
     for _ in range(2):
@@ -149,7 +150,7 @@ def inception(batch: int | str, pooled: bool = False) -> Any:
     return net.finished(net.head(x, c))
 
 
-def pre_activation(batch: int | str, zero: bool = False) -> Any:
+def pre_activation(batch: int | str, zero: bool = False) -> Network:
     net = Net(10, batch)
     x = net.conv(net.image(2, 6, 6), 2, 4, 3, bias=True)
     for group in (1, 4, 2):
@@ -160,7 +161,7 @@ def pre_activation(batch: int | str, zero: bool = False) -> Any:
     return net.finished(net.head(net.op("Relu", net.batch_norm(x, 4)), 4))
 
 
-NETWORKS: dict[str, Callable[[], Any]] = {
+NETWORKS: dict[str, Callable[[], Network]] = {
     "transformer": lambda: transformer("N"),
     "transformer-1": lambda: transformer(1, joint="gather"),
     "transformer-3-plain": lambda: transformer(3, bias=False),

@@ -93,7 +93,8 @@ def make(name: str, batch: int, folder: Path) -> Files:
 
 
 def without_bias_map(proto: Any) -> None:
-    """Take C_b out of a compiled model, in place, with every node and weight that nothing else needs.
+    """Take C_b out of a compiled model, in place, with every node and weight that nothing else needs, and with nodes that
+    nobody reads but that read these.
 
     ONNX Runtime runs a node whose outputs nobody reads: taking the output's declaration away leaves all its work."""
     graph = proto.graph
@@ -102,7 +103,8 @@ def without_bias_map(proto: Any) -> None:
     del graph.output[:]
     graph.output.extend(kept)
     after = _live(graph)
-    nodes = [n for i, n in enumerate(graph.node) if i in after or i not in before]
+    gone = {o for i in before - after for o in graph.node[i].output}
+    nodes = [n for i, n in enumerate(graph.node) if i in after or (i not in before and not gone & _read([n]))]
     del graph.node[:]
     graph.node.extend(nodes)
     read = _read(nodes) | {o.name for o in graph.output}
@@ -128,12 +130,13 @@ def _read(nodes: list[Any]) -> set[str]:
 
 
 def session(path: str) -> Any:
-    """A session on the CPU."""
+    """A session on the CPU, of a model or its compiled form alike."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.log_severity_level = 3
+    options.enable_mem_pattern = False  # as the package's own sessions: less memory, the same time
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

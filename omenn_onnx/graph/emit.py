@@ -17,9 +17,20 @@ _ELEMENTWISE = frozenset(
     "Round Sigmoid Sign Sin Sinh Softmax Softplus Sqrt Sub Sum Tan Tanh Where".split()
 )
 _KNOWN = 4096
-"""Casts of constants up to this size keep their value known."""
+"""Constants up to this size are worked out: casts keep their value known, and see _FOLDED."""
 _PROPAGATED = frozenset("Reshape Slice Squeeze Transpose Unsqueeze".split())
 _BOOLEAN = frozenset("And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or".split())
+
+_FOLDED: dict[str, Callable[..., Array]] = {
+    "Add": lambda attrs, a, b: a + b,
+    "Mul": lambda attrs, a, b: a * b,
+    "Reciprocal": lambda attrs, a: np.reciprocal(a),
+    "Reshape": lambda attrs, a, shape: a.reshape([a.shape[i] if d == 0 else d for i, d in enumerate(shape)]),
+    "Sqrt": lambda attrs, a: np.sqrt(a),
+    "Sub": lambda attrs, a, b: a - b,
+    "Transpose": lambda attrs, a: a.transpose(attrs["perm"]),
+}
+"""Operators that are worked out when all they read is small and known."""
 
 Operand = Tensor | Array | float | Sequence[int] | None
 Form = Callable[["Emitter", Sequence[Tensor | None], Mapping[str, Any], Shape | None], list[Tensor] | None]
@@ -39,6 +50,11 @@ def broadcast_shapes(shapes: Iterable[Shape | None]) -> Shape | None:
             elif d not in (1, result[-i]):
                 return None
     return tuple(result)
+
+
+def _few(shape: Shape | None) -> bool:
+    sizes = [d for d in shape or () if isinstance(d, int)]
+    return shape is not None and len(sizes) == len(shape) and int(np.prod(sizes, dtype=np.int64)) <= _KNOWN
 
 
 def _cast(value: Array | None, dtype: np.dtype[Any]) -> Array:
@@ -114,6 +130,10 @@ class Emitter:
             self._seen[key] = made
             return made
         known = [t for t in operands if t is not None]
+        value = self._folded(op, known, attrs) if count == 1 and len(known) == len(operands) else None
+        if value is not None:
+            self._seen[key] = [self.const(value)]
+            return self._seen[key]
         if shape is None and op in _ELEMENTWISE:
             shape = broadcast_shapes(t.shape for t in known)
         if dtype is None:
@@ -125,6 +145,18 @@ class Emitter:
         self.nodes.append(node)
         self._seen[key] = outputs
         return outputs
+
+    def _folded(self, op: str, operands: Sequence[Tensor], attrs: Mapping[str, Any]) -> Array | None:
+        """The value of a node of small known constants, which is then stored instead: each node that a runtime folds
+        costs it time at load."""
+        if op not in _FOLDED or any(t.load is None or not _few(t.shape) for t in operands):
+            return None
+        values = [t.value for t in operands]
+        if any(v is None or v.dtype.kind not in "fi" or v.dtype.itemsize < 4 for v in values):
+            return None
+        with np.errstate(all="ignore"):
+            value = _FOLDED[op](attrs, *values)
+        return value if value.dtype == operands[0].dtype else None
 
     def further_output(self, node: Node, place: int, dtype: np.dtype[Any], shape: Shape | None) -> Tensor | None:
         """An optional output of a node of the model, which may not ask for it yet; None if the node is not of the
@@ -183,9 +215,7 @@ class Emitter:
         if t.dtype == dtype:
             return t
         y = self.op("Cast", t, shape=t.shape, dtype=dtype, to=type_code(dtype))
-        sizes = [d for d in t.shape or () if isinstance(d, int)]
-        small = t.shape is not None and len(sizes) == len(t.shape) and np.prod(sizes) <= _KNOWN
-        if t.load is not None and y.load is None and small:
+        if t.load is not None and y.load is None and _few(t.shape):
             y.load = lambda: _cast(t.value, dtype)
         return y
 

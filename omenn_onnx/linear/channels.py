@@ -59,12 +59,9 @@ def _factor_behind(v: Var, uses: Uses) -> Equation | None:
     the same variable can take its reciprocal."""
     while True:
         readers = uses.of(v)
-        steps = [r for r in readers if isinstance(r.primitive, lp.Scale) and _known(r.primitive.coefficient, v)]
-        others = [r for r in readers if r not in steps]
-        if len(steps) > 1:  # the one that is not summed
-            sums = [r for r in steps if _takes(r, uses)]
-            steps, others = [r for r in steps if r not in sums], others + sums
-        if len(steps) == 1 and all(_takes(r, uses) for r in others):
+        others = [r for r in readers if _takes(r, uses)]  # (sums with a bias, and products that take any factor)
+        steps = [r for r in readers if r not in others]
+        if len(steps) == 1 and isinstance(steps[0].primitive, lp.Scale) and _known(steps[0].primitive.coefficient, v):
             return steps[0]
         if len(readers) != 1 or not isinstance(readers[0].primitive, lp.Scale | lp.Select):
             return None

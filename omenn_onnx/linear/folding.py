@@ -40,12 +40,19 @@ def fold_columns(equations: Sequence[Equation], wanted: Collection[Var], build: 
         p = e.primitive
         stages: list[_Stage] = []
         if isinstance(p, lp.MatMul) and not p.left and p.weight.const and p.weight.rank == 2:
-            stages = _stages(e.out, uses)
+            stages = [] if _given(e.inputs[0]) else _stages(e.out, uses)
         if stages and isinstance(p, lp.MatMul):
             _fold(e, p, stages, build)
             written.update(eq.out for s in stages for eq in (s.step, *(x for pair in s.sums for x in pair)))
         else:
             build.write(p, e.inputs, e.out)
+
+
+def _given(x: Var) -> bool:
+    """Whether ``x`` is given from outside: the seed, of few rows, for which no classifier's matrix is worked over."""
+    while x.definition is not None and isinstance(x.definition.primitive, lp.Reshape | lp.Embed | lp.Broadcast):
+        x = x.definition.inputs[0]
+    return x.definition is None
 
 
 def _stages(v: Var, uses: Uses) -> list[_Stage]:

@@ -62,11 +62,9 @@ def _concatenated(build: Builder, e: Equation, held: dict[Var, _Groups]) -> _Gro
     sizes = tuple(n for p in parts for n in p.sizes)
     if max(sizes) == 1:
         return None
-    thins = [p.thin for p in parts]
-    front, *rest = thins[0].shape[:1] + thins[0].shape[2:]
-    if any((t.shape[0], *t.shape[2:]) != (front, *rest) for t in thins):
-        front, *rest = e.out.shape[:1] + e.out.shape[2:]
-        thins = [build.broadcast(t, (front, t.shape[1], *rest)) for t in thins]
+    around = {(p.thin.shape[0], *p.thin.shape[2:]) for p in parts}
+    front, *rest = around.pop() if len(around) == 1 else (e.out.shape[0], *e.out.shape[2:])
+    thins = [build.broadcast(p.thin, (front, len(p.sizes), *rest)) for p in parts]
     return _Groups(build.concat(thins, 1, (front, len(sizes), *rest)), sizes, e.out.shape)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from omenn_onnx.graph.ir import Tensor
 from omenn_onnx.linear import program as lp
 from omenn_onnx.linear.program import Equation
-from omenn_onnx.lowering.base import Lowered, Lowering, lowers
+from omenn_onnx.lowering.base import MERGED, Lowered, Lowering, lowers
 
 
 def swapped(low: Lowering, w: Tensor) -> Tensor:
@@ -35,6 +35,12 @@ def matmul(low: Lowering, p: lp.MatMul, e: Equation) -> Lowered:
     dims = (*dims[:-2], e.out.shape[-2], dims[-1]) if p.left else (*dims[:-1], e.out.shape[-1])
     if not p.left and weight.rank == 2 and x.rank == 2 and low.lead is None:
         return Lowered(low.emit.op("Gemm", tensor, weight, transB=int(p.transposed), shape=dims), dims)
+    whole = low.dims(dims)
+    if not p.left and p.transposed and weight.const and weight.rank == 2 and sum(isinstance(d, str) for d in whole) < 2:
+        # Rows as one axis: Gemm takes the stored matrix as it is, and the runtime turns no copy of it at load.
+        flat = low.reshape(tensor, low.dims((*low[x].dims[:-1], x.shape[-1])), (MERGED, x.shape[-1]))
+        y = low.emit.op("Gemm", flat, weight, transB=1, shape=(MERGED, dims[-1]))
+        return Lowered(low.reshape(y, (MERGED, dims[-1]), whole), dims)
     w = swapped(low, weight) if p.transposed else weight
     operands = (w, tensor) if p.left else (tensor, w)
     return Lowered(low.emit.op("MatMul", *operands, shape=low.dims(dims)), dims)

@@ -8,7 +8,7 @@ from omenn_onnx.graph.ir import Shape, Tensor
 from omenn_onnx.linear import program as lp
 from omenn_onnx.linear.program import Equation, Var
 from omenn_onnx.lowering.base import Lowered, Lowering
-from omenn_onnx.lowering.contractions import known_weight, swapped
+from omenn_onnx.lowering.contractions import known_weight
 
 
 def look_up(low: Lowering, equations: Sequence[Equation], seed: Var, places: Tensor) -> list[Equation]:
@@ -28,20 +28,23 @@ def look_up(low: Lowering, equations: Sequence[Equation], seed: Var, places: Ten
             alike.add(e.out)
             left.append(e)
         elif isinstance(p, lp.MatMul) and x in alike and not p.left and p.weight.rank == 2:
-            w = known_weight(low, p.weight)
-            _bind(low, e, swapped(low, w) if p.transposed else w, places, e.out.shape[-1:])
+            _bind(low, e, known_weight(low, p.weight), places, e.out.shape[-1:], int(p.transposed))
         elif isinstance(p, lp.Scale) and x in alike and p.coefficient.shape == (classes,):
             summed[e.out] = low.emit.finite(p.coefficient)
             left.append(e)
         elif isinstance(p, lp.Sum) and x in summed and e.out.shape == (*x.shape[:-1], 1):
-            _bind(low, e, summed[x], places, ())
+            _bind(low, e, summed[x], places, (), 0)
         else:
             left.append(e)
     return left
 
 
-def _bind(low: Lowering, e: Equation, table: Tensor, places: Tensor, row: Shape) -> None:
+def _bind(low: Lowering, e: Equation, table: Tensor, places: Tensor, row: Shape, axis: int) -> None:
+    """The rows, or columns, of ``table`` at ``places``: columns are picked before they are turned, few as they are."""
     assert places.shape is not None
-    picked = low.emit.op("Gather", table, places, axis=0, shape=(*places.shape, *row))
-    whole = low.dims(e.out.shape)
-    low.bind(e.out, Lowered(low.reshape(picked, (*places.shape, *row), whole), e.out.shape))
+    rank = len(places.shape)
+    shape = (*row, *places.shape) if axis else (*places.shape, *row)
+    picked = low.emit.op("Gather", table, places, axis=axis, shape=shape)
+    if axis:
+        picked = low.emit.op("Transpose", picked, perm=[*range(1, rank + 1), 0], shape=(*places.shape, *row))
+    low.bind(e.out, Lowered(low.reshape(picked, (*places.shape, *row), low.dims(e.out.shape)), e.out.shape))

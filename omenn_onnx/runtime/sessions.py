@@ -139,6 +139,9 @@ def _make(model: Model, providers: list[Any], options: Any) -> Any:
     if options is None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # Planned from the first run, the second's memory stands beside it: 1.1 instead of 0.76 GB (ResNet-50 at batch
+        # 8), and no time is gained.
+        options.enable_mem_pattern = providers != [CPU]
     if isinstance(model, onnx.ModelProto):
         return _make_from_proto(model, providers, options)
     if not isinstance(model, bytes):
