@@ -20,9 +20,8 @@ from omenn_onnx.graph.files import load_model
 from omenn_onnx.graph.ir import Tensor
 from omenn_onnx.graph.write import append_nodes, live_nodes
 from omenn_onnx.linear.build import Builder
-from omenn_onnx.linear.program import Var
+from omenn_onnx.linear.program import Var, needed
 from omenn_onnx.linear.transpose import transpose
-from omenn_onnx.linear.program import needed
 from omenn_onnx.linearise import Linearised, forward_model, linearise
 from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered

@@ -93,8 +93,8 @@ def make(name: str, batch: int, folder: Path) -> Files:
 
 
 def without_bias_map(proto: Any) -> None:
-    """Take C_b out of a compiled model, in place, with every node and weight that nothing else needs, and with nodes that
-    nobody reads but that read these.
+    """Take C_b out of a compiled model, in place, with every node and weight that nothing else needs, and with nodes
+    that nobody reads but that read these.
 
     ONNX Runtime runs a node whose outputs nobody reads: taking the output's declaration away leaves all its work."""
     graph = proto.graph
