@@ -36,7 +36,8 @@ def softmax_axis(p: Calculus, t: Tensor | None) -> tuple[int, bool] | None:
         return int(node.attrs.get("axis", -1)) % t.rank, True
     if node.op == "NaNGuard":
         found = softmax_axis(p, source)
-        return None if found is None else (found[0], False)
+        idle = source is not None and p.emit.signs.finite(source)  # (no row is masked as a whole: nothing to guard)
+        return None if found is None else (found[0], found[1] and idle)
     if node.op not in _CARRIES_SOFTMAX or node.domain not in ("", "com.microsoft") or source is None:
         return None
     found = softmax_axis(p, source)

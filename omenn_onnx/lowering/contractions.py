@@ -23,9 +23,21 @@ def known_weight(low: Lowering, w: Tensor) -> Tensor:
     return w if w.load is not None else low.emit.finite(w)
 
 
+def stored(low: Lowering, p: lp.MatMul) -> tuple[Tensor, bool]:
+    """The matrix of a product and whether it is used transposed; where the model turns a stored one (a classifier that
+    shares its matrix with an embedding), that one: the runtime then keeps no second copy for us."""
+    node = p.weight.producer
+    source = node.inputs[0] if node is not None and node.op == "Transpose" and p.weight.rank == 2 else None
+    if source is None or not source.const or source.rank != 2 or source.dtype != low.emit.dtype:
+        return known_weight(low, p.weight), p.transposed
+    assert node is not None
+    turned = list(node.attrs.get("perm", [1, 0])) == [1, 0]
+    return known_weight(low, source), p.transposed != turned
+
+
 @lowers(lp.MatMul)
 def matmul(low: Lowering, p: lp.MatMul, e: Equation) -> Lowered:
-    x, weight = e.inputs[0], known_weight(low, p.weight)
+    x, (weight, transposed) = e.inputs[0], stored(low, p)
     if weight.rank == 2:
         tensor = low.full(x, [-2 if p.left else -1])
         dims = low[x].dims
@@ -34,14 +46,14 @@ def matmul(low: Lowering, p: lp.MatMul, e: Equation) -> Lowered:
         dims = x.shape
     dims = (*dims[:-2], e.out.shape[-2], dims[-1]) if p.left else (*dims[:-1], e.out.shape[-1])
     if not p.left and weight.rank == 2 and x.rank == 2 and low.lead is None:
-        return Lowered(low.emit.op("Gemm", tensor, weight, transB=int(p.transposed), shape=dims), dims)
+        return Lowered(low.emit.op("Gemm", tensor, weight, transB=int(transposed), shape=dims), dims)
     whole = low.dims(dims)
-    if not p.left and p.transposed and weight.const and weight.rank == 2 and sum(isinstance(d, str) for d in whole) < 2:
+    if not p.left and transposed and weight.const and weight.rank == 2 and sum(isinstance(d, str) for d in whole) < 2:
         # Rows as one axis: Gemm takes the stored matrix as it is, and the runtime turns no copy of it at load.
         flat = low.reshape(tensor, low.dims((*low[x].dims[:-1], x.shape[-1])), (MERGED, x.shape[-1]))
         y = low.emit.op("Gemm", flat, weight, transB=1, shape=(MERGED, dims[-1]))
         return Lowered(low.reshape(y, (MERGED, dims[-1]), whole), dims)
-    w = swapped(low, weight) if p.transposed else weight
+    w = swapped(low, weight) if transposed else weight
     operands = (w, tensor) if p.left else (tensor, w)
     return Lowered(low.emit.op("MatMul", *operands, shape=low.dims(dims)), dims)
 

@@ -8,7 +8,7 @@ from omenn_onnx.graph.ir import Shape, Tensor
 from omenn_onnx.linear import program as lp
 from omenn_onnx.linear.program import Equation, Var
 from omenn_onnx.lowering.base import Lowered, Lowering
-from omenn_onnx.lowering.contractions import known_weight
+from omenn_onnx.lowering.contractions import stored
 
 
 def look_up(low: Lowering, equations: Sequence[Equation], seed: Var, places: Tensor) -> list[Equation]:
@@ -28,7 +28,8 @@ def look_up(low: Lowering, equations: Sequence[Equation], seed: Var, places: Ten
             alike.add(e.out)
             left.append(e)
         elif isinstance(p, lp.MatMul) and x in alike and not p.left and p.weight.rank == 2:
-            _bind(low, e, known_weight(low, p.weight), places, e.out.shape[-1:], int(p.transposed))
+            table, transposed = stored(low, p)
+            _bind(low, e, table, places, e.out.shape[-1:], int(transposed))
         elif isinstance(p, lp.Scale) and x in alike and p.coefficient.shape == (classes,):
             summed[e.out] = low.emit.finite(p.coefficient)
             left.append(e)
