@@ -356,20 +356,23 @@ def clip(p: Calculus, node: Node, X: Operand, low: Operand | None = None, high: 
             return X.pair
         rest = where(e, inside, 0.0, y.t)
         return Pair(p.bias(p.build.select(X.pair.value, inside), rest, X.pair.ones, X.shape), X.pair.ones, rank)
+    known = True
     if _from_zero(e, lo, hi):
         # y / x where x > 0, else 0: two passes without a comparison (ONNX Runtime's Where is three times a Div)
+        zero = e.const(np.zeros((), e.dtype))
         above = e.op("Max", X.t, float(np.finfo(e.dtype).tiny), shape=X.shape)
-        return Pair(p.build.scale(X.pair.value, e.op("Div", y.t, above, shape=X.shape)), X.pair.ones, rank)
-    zero = _clip_of_zero(e, lo, hi)
-    known = zero.value is not None and not zero.value.any()
-    # left derivative at 0: 1 when 0 lies in (low, high]
-    left = None if lo is None else e.op("Less", lo, 0.0)
-    if hi is not None:
-        above = e.op("GreaterOrEqual", hi, 0.0)
-        left = above if left is None else e.op("And", left, above)
-    w0 = 1.0 if left is None else e.cast(left)
-    rise = y.t if known else e.op("Sub", y.t, zero)
-    w = e.op("Where", e.op("Equal", X.t, 0.0), w0, e.op("Div", rise, X.t), dtype=e.dtype, shape=X.t.shape)
+        w = e.op("Div", y.t, above, shape=X.shape)
+    else:
+        zero = _clip_of_zero(e, lo, hi)
+        known = zero.value is not None and not zero.value.any()
+        # left derivative at 0: 1 when 0 lies in (low, high]
+        left = None if lo is None else e.op("Less", lo, 0.0)
+        if hi is not None:
+            above = e.op("GreaterOrEqual", hi, 0.0)
+            left = above if left is None else e.op("And", left, above)
+        w0 = 1.0 if left is None else e.cast(left)
+        rise = y.t if known else e.op("Sub", y.t, zero)
+        w = e.op("Where", e.op("Equal", X.t, 0.0), w0, e.op("Div", rise, X.t), dtype=e.dtype, shape=X.t.shape)
     w, b = at_infinity(e, X.t, y.t, w, 0.0 if known else zero)
     value = p.build.scale(X.pair.value, w)
     if isinstance(b, Tensor):

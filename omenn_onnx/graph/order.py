@@ -27,15 +27,16 @@ def leaves(emit: Emitter, nodes: Sequence[Node], first: Iterable[Tensor]) -> lis
     for n in nodes:
         for t in n.inputs:
             readers.setdefault(id(t), []).append(n)
-    found: list[Tensor] = []
+    summing: set[int] = set()
     for n in nodes:
         if id(n) in own or not any(id(t) in made for t in n.inputs):
             continue
         while n.op not in _SUMMING and len(readers.get(id(n.outputs[0]), [])) == 1:
             n = readers[id(n.outputs[0])][0]
-        if n.op in _SUMMING and all(n.outputs[0] is not t for t in found):
-            found.append(n.outputs[0])
+        if n.op in _SUMMING:
+            summing.add(id(n))
     count = len(emit.nodes)
-    for t in reversed(found):
-        emit.op("Neg", t, shape=t.shape)
+    for n in reversed(nodes):
+        if id(n) in summing:
+            emit.op("Neg", n.outputs[0], shape=n.outputs[0].shape)
     return emit.nodes[count:]
