@@ -92,7 +92,7 @@ def layer_normalization(
     if X.pair is None:
         return None
     axes = list(range(axis % X.rank, X.rank))
-    statistics = p.refused(node, "its outputs after the first (statistics) have no rule")[1:]
+    statistics = _statistics(p, node)  # (of those that the model asks for)
     inverse = None
     if p.emit.dtype == np.dtype(np.float32):  # the operator's own 1/std is in float32
         operands = [X.t, scale.t, *([] if B is None else [B.t])]
@@ -114,9 +114,9 @@ def _only_reader_of_a_sum(p: Calculus, x: Tensor) -> bool:
     return added and sum(t is x for n in p.graph.nodes for t in n.inputs) == 1
 
 
-def _with_statistics(p: Calculus, node: Node, y: Pair) -> list[Pair | None]:
+def _statistics(p: Calculus, node: Node) -> list[Pair | None]:
     """Mean and deviation, where they are outputs, are weights; a graph that carries on with them is refused."""
-    return [y, *p.refused(node, "its outputs after the first (statistics) have no rule")[1:]]
+    return p.refused(node, "its outputs after the first (statistics) have no rule")[1:]
 
 
 @rule("InstanceNormalization")
@@ -199,7 +199,7 @@ def batch_normalization(
     if training_mode:
         axes = [0, *range(2, X.rank)]
         y = scale_and_shift(p, centred_norm(p, X.t, X.pair, axes, epsilon), gain, shift, X.shape)
-        return _with_statistics(p, node, y)
+        return [y, *_statistics(p, node)]
     e = p.emit
     factor = e.op("Mul", gain, e.op("Reciprocal", e.op("Sqrt", e.op("Add", channels(p, var.t, X.rank), epsilon))))
     if scale.value is not None and var.value is not None:  # (a known factor can be folded into kernels)

@@ -33,8 +33,10 @@ def live_nodes(nodes: Sequence[Node], wanted: Iterable[Tensor]) -> list[Node]:
 def _ask_further(proto: onnx.ModelProto, nodes: Sequence[Node]) -> None:
     """Declare the optional outputs of the model's nodes that emitted ``nodes`` read (Emitter.further_output)."""
     own = {n.output[0]: n for n in proto.graph.node if n.output}
-    for t in (t for n in nodes for t in n.inputs if t is not None and t.producer is not None):
-        assert t.producer is not None
+    emitted = {id(o) for n in nodes for o in n.outputs}
+    for t in (t for n in nodes for t in n.inputs if t is not None and id(t) not in emitted):
+        if t.producer is None:
+            continue
         maker = own.get(t.producer.outputs[0].name)
         place = next((i for i, o in enumerate(t.producer.outputs) if o is t), 0)
         if maker is not None and t.name not in maker.output:

@@ -100,7 +100,7 @@ class Boxes:
             box = Box(e.inputs[0], p.begin, e.out.shape, e.out.shape)
             return box if _small(box) else None
         begin: list[Dim | Tensor] = []
-        if given.whole != given.shape:
+        if given.merged:
             return None
         for a, b in zip(given.begin, p.begin, strict=True):
             if a == 0 or b == 0:
@@ -139,7 +139,7 @@ class Boxes:
         boxes = [b for b in given if b is not None]
         if len(boxes) < len(given) or p.axis in boxes[0].axes:
             return None
-        if any(b.whole != b.shape or not b.placed_as(boxes[0]) for b in boxes):
+        if any(b.merged or not b.placed_as(boxes[0]) for b in boxes):
             return None
         inner, *others = (_resized(b, e.out.shape, [p.axis]) for b in boxes)
         if any(shape != inner for shape in others):
@@ -300,7 +300,7 @@ def _(boxes: Boxes, p: lp.MatMul, e: Equation, box: Box) -> Box | None:
 @_keeps(lp.Einsum)
 def _(boxes: Boxes, p: lp.Einsum, e: Equation, box: Box) -> Box | None:
     w = p.weight
-    if box.whole != box.shape or w.shape is None:
+    if box.merged or w.shape is None:
         return None
     sizes: dict[str, Dim] = dict(zip(p.out_labels, e.out.shape, strict=True))
     begins: dict[str, Dim | Tensor] = {}
@@ -322,7 +322,7 @@ def _(boxes: Boxes, p: lp.Einsum, e: Equation, box: Box) -> Box | None:
 @_keeps(lp.Conv)
 def _(boxes: Boxes, p: lp.Conv, e: Equation, box: Box) -> Box | None:
     """Rows of the batch, and channels of an ungrouped convolution."""
-    if box.whole != box.shape or not box.axes <= {0, 1} or (1 in box.axes and p.group != 1):
+    if box.merged or not box.axes <= {0, 1} or (1 in box.axes and p.group != 1):
         return None
     w = p.weight
     if 1 in box.axes:
@@ -336,7 +336,7 @@ def _(boxes: Boxes, p: lp.Conv, e: Equation, box: Box) -> Box | None:
 @_keeps(lp.WindowSum)
 def _(boxes: Boxes, p: lp.WindowSum, e: Equation, box: Box) -> Box | None:
     front = len(box.whole) - len(p.window.kernel)
-    if box.whole != box.shape or any(i >= front for i in box.axes):
+    if box.merged or any(i >= front for i in box.axes):
         return None
     return boxes.inside(p, e, box, (*box.inner.shape[:front], *e.out.shape[front:]))
 
@@ -360,7 +360,7 @@ def _(boxes: Boxes, p: lp.Reshape, e: Equation, box: Box) -> Box | None:
 
 @_keeps(lp.Permute)
 def _(boxes: Boxes, p: lp.Permute, e: Equation, box: Box) -> Box | None:
-    if box.whole != box.shape:
+    if box.merged:
         return None
     y = boxes.build.apply(p, [box.inner], tuple(box.inner.shape[i] for i in p.perm))
     return Box(y, tuple(box.begin[i] for i in p.perm), e.out.shape, e.out.shape)
@@ -369,7 +369,7 @@ def _(boxes: Boxes, p: lp.Permute, e: Equation, box: Box) -> Box | None:
 @_keeps(lp.Slice)
 def _(boxes: Boxes, p: lp.Slice, e: Equation, box: Box) -> Box | None:
     """A slice that keeps the whole box, or that takes none of its axes."""
-    if box.whole != box.shape:
+    if box.merged:
         return None
     begin, first, inner = list(box.begin), list(p.begin), list(box.inner.shape)
     for i, (a, n) in enumerate(zip(p.begin, e.out.shape, strict=True)):
@@ -390,6 +390,6 @@ def _(boxes: Boxes, p: lp.Slice, e: Equation, box: Box) -> Box | None:
 
 @_keeps(lp.Gather, lp.ScatterAdd, lp.CumSum)
 def _(boxes: Boxes, p: lp.Gather | lp.ScatterAdd | lp.CumSum, e: Equation, box: Box) -> Box | None:
-    if box.whole != box.shape or p.axis in box.axes:
+    if box.merged or p.axis in box.axes:
         return None
     return boxes.inside(p, e, box, tuple(e.out.shape[i] if i == p.axis else d for i, d in enumerate(box.inner.shape)))
