@@ -70,3 +70,11 @@ class UnsupportedOperators(CompileError):
             f"{len(nodes)} node(s) on the path from the explained input to the explained output have no exact linear "
             "form: " + "; ".join(str(n) for n in nodes)
         )
+
+
+class OperatorError(OmennError):
+    """A linear operator cannot be made, composed or held as asked."""
+
+
+class SpectrumError(OmennError):
+    """The singular values asked for do not exist, cannot be reached, or do not fit in memory."""

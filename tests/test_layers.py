@@ -2,7 +2,8 @@
 
 errors <- graph <- linear <- {calculus, lowering} <- normalise, linearise, seeds, compiler <- report <- cli, beside it
 graph <- providers <- linearise, compiler, and
-errors <- runtime <- cli:  whoever runs a compiled file needs the file, not the compiler."""
+errors <- runtime <- cli:  whoever runs a compiled file needs the file, not the compiler. What cuts a model open needs
+both: {linearise, runtime} <- spectral <- cli."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ MAY_IMPORT = {
     "compiler": "errors graph linear calculus lowering normalise linearise seeds providers",
     "report": "errors graph linear calculus lowering normalise linearise seeds providers compiler",
     "runtime": "errors",
-    "cli": "errors graph linear calculus lowering normalise linearise seeds providers compiler report runtime",
+    "spectral": "errors graph linear lowering linearise runtime",
+    "cli": "errors graph linear calculus lowering normalise linearise seeds providers compiler report runtime spectral",
 }
 FROM_CALCULUS = {"omenn_onnx.calculus.base", "omenn_onnx.calculus.shape_ops"}
 """What normalise may take from the calculus: which operators have rules, and which axes a reshape joins."""

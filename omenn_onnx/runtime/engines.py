@@ -154,10 +154,8 @@ class ReferenceEngine:
         except Exception as error:  # it raises whatever its operators raise
             told = f"onnx's reference evaluator cannot load {describe(model)}: {one_line(error)}"
             raise ModelFileError(told) from error
-        stored = {i.name for i in proto.graph.initializer}
         self.label = f"onnx {onnx.__version__} reference evaluator"
-        self.inputs = tuple(_proto_info(v) for v in proto.graph.input if v.name not in stored)
-        self.optional = tuple(_proto_info(v) for v in proto.graph.input if v.name in stored)
+        self.inputs, self.optional = infos_of(proto)
         self.outputs = tuple({v.name: _proto_info(v) for v in proto.graph.output}.values())
         self.metadata: Mapping[str, str] = {p.key: p.value for p in proto.metadata_props}
 
@@ -186,6 +184,13 @@ def load_proto(model: Model, weights: bool = True) -> onnx.ModelProto:
 
 def _info(node: Any) -> TensorInfo:
     return TensorInfo(node.name, node.type, None if node.shape is None else tuple(node.shape))
+
+
+def infos_of(proto: onnx.ModelProto) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """The inputs that a model needs, and those that it has a default for."""
+    stored = {i.name for i in proto.graph.initializer}
+    infos = [_proto_info(v) for v in proto.graph.input]
+    return tuple(i for i in infos if i.name not in stored), tuple(i for i in infos if i.name in stored)
 
 
 def _proto_info(value: onnx.ValueInfoProto) -> TensorInfo:
