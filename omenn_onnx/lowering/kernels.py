@@ -63,13 +63,13 @@ def flip(low: Lowering, weight: Tensor, group: int) -> Tensor:
     return emit.op("Slice", turned, [-1] * len(axes), [far] * len(axes), axes, [-1] * len(axes), shape=turned.shape)
 
 
-def every_second(low: Lowering, kernel: Tensor, first: Sequence[int]) -> Tensor:
-    """Every second place of a kernel along each spatial axis, from ``first`` on."""
+def every(low: Lowering, step: int, kernel: Tensor, first: Sequence[int]) -> Tensor:
+    """Every ``step``-th place of a kernel along each spatial axis, from ``first`` on."""
     assert kernel.shape is not None
     sizes = [d for d in kernel.shape[2:] if isinstance(d, int)]
-    shape = (*kernel.shape[:2], *((k - i + 1) // 2 for k, i in zip(sizes, first, strict=True)))
+    shape = (*kernel.shape[:2], *(-(-(k - i) // step) for k, i in zip(sizes, first, strict=True)))
     axes = range(2, len(sizes) + 2)
-    return low.emit.op("Slice", kernel, list(first), sizes, list(axes), [2] * len(sizes), shape=shape)
+    return low.emit.op("Slice", kernel, list(first), sizes, list(axes), [step] * len(sizes), shape=shape)
 
 
 def taken(

@@ -80,6 +80,15 @@ def open_session(
     return _make(model, [_named(p, cuda) for p in providers], options)
 
 
+def on_cuda(providers: Providers) -> bool:
+    """Whether sessions of these providers run on CUDA, as far as can be told before one is made."""
+    if providers is None:
+        return CUDA in runtime().get_available_providers() and cuda_failure() is None
+    asked = [providers] if isinstance(providers, str) else providers
+    names = (p if isinstance(p, str) else p[0] for p in asked)
+    return any(n.lower().removesuffix("executionprovider") == "cuda" for n in names)
+
+
 def _named(provider: Any, cuda: Any) -> Any:
     """A provider as ONNX Runtime wants it: short names are resolved, and ``cuda`` is tried before it is promised."""
     if not isinstance(provider, str):
