@@ -78,3 +78,11 @@ class OperatorError(OmennError):
 
 class SpectrumError(OmennError):
     """The singular values asked for do not exist, cannot be reached, or do not fit in memory."""
+
+
+class RankError(SpectrumError):
+    """More singular triplets are asked for than an operator has: ``rank``."""
+
+    def __init__(self, said: str, rank: int) -> None:
+        self.rank = rank
+        super().__init__(said)
