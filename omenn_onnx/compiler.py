@@ -22,10 +22,9 @@ from omenn_onnx.graph.write import append_nodes, live_nodes
 from omenn_onnx.linear import program as lp
 from omenn_onnx.linear.build import Builder
 from omenn_onnx.linear.program import Equation, Var
-from omenn_onnx.linear.rows import rows_stay_apart
 from omenn_onnx.linear.simplify import simplified
 from omenn_onnx.linear.transpose import transpose
-from omenn_onnx.linearise import Linearised, linearise, misfit, tensor_names
+from omenn_onnx.linearise import Linearised, linearise, misfit, precision, rows_are_independent, tensor_names
 from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered
 from omenn_onnx.lowering.one_hot import look_up
@@ -171,7 +170,7 @@ def compile_loaded(
         "onnx": onnx.__version__,
         "rules": rules,
         "dtype": emit.dtype.name,
-        "precision": precision(lin),
+        "precision": precision(lin, lin.reached),
         "provider": provider,
         "output": lin.name(z),
         "output_shape": json.dumps(list(z.shape or ())),
@@ -188,7 +187,7 @@ def compile_loaded(
             }
         ),
         "opaque": json.dumps(sorted({n.op for n in lin.calculus.opaque_nodes})),
-        "rows": json.dumps(rows_are_independent(lin)),
+        "rows": json.dumps(rows_are_independent(lin, lin.reached)),
     }
     own_meta = {p.key: p.value for p in proto.metadata_props if not p.key.startswith("omenn.")}
     helper.set_model_props(proto, own_meta | {f"omenn.{key}": value for key, value in meta.items()})
@@ -279,30 +278,3 @@ def opaque_share(lin: Linearised, seeded: Seeded) -> Tensor:
             emit.op("ReduceSum", c_b, axes, keepdims=0, shape=(seeded.lead,) if seeded.lead is not None else ())
         )
     return sums[0] if len(sums) == 1 else emit.op("Sum", *sums, shape=sums[0].shape)
-
-
-_COARSE_FIRST = ("bfloat16", "float16", "float32", "float64")
-
-
-def precision(lin: Linearised) -> str:
-    """The coarsest float type of the explanation and of the tensors between X and Z: what they round stays in the
-    residual."""
-    names = {lin.emit.dtype.name}
-    for t, pair in lin.calculus.pairs.items():
-        if pair.value in lin.reached and t not in lin.sources and t.dtype is not None:
-            names.add(t.dtype.name)
-        if t is lin.output:
-            break
-    return next(name for name in _COARSE_FIRST if name in names)
-
-
-def rows_are_independent(lin: Linearised) -> bool:
-    """Whether completeness holds row by row, or only for the whole batch."""
-    z = lin.calculus.pairs[lin.output].value
-    sources = [v for pair in lin.sources.values() for v in pair]
-    batch = z.shape[0] if z.shape else 1
-    if any(v.shape[0] != batch for v in sources):
-        return False
-    if batch == 1:
-        return True
-    return rows_stay_apart(lin.equations, sources, lin.reached, z)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from omenn_onnx.graph.write import append_nodes, live_nodes
 from omenn_onnx.linear.build import Builder
 from omenn_onnx.linear.groups import group_channels
 from omenn_onnx.linear.program import Equation, Var, needed
+from omenn_onnx.linear.rows import rows_stay_apart
 from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered
 from omenn_onnx.normalise.blocked import unblock
@@ -65,6 +66,17 @@ class Linearised:
     @property
     def equations(self) -> Sequence[Equation]:
         return self.calculus.build.equations
+
+    def channel_axis(self, t: Tensor) -> int:
+        """The axis of a tensor that its readers contract, its features; where they do not say, or disagree, axis 1 of
+        images and the last one of all else."""
+        if t in self.axes:
+            return self.axes[t]
+        try:
+            return channel_axes(self.views.nodes, [t], {})[t]
+        except CompileError:
+            rank = self.calculus.pairs[t].value.rank
+            return 1 if rank >= 4 else max(rank - 1, 0)
 
 
 def linearise(
@@ -160,6 +172,33 @@ def misfit(proto: onnx.ModelProto) -> CompileError | None:
         if found:
             return CompileError(f"the shapes do not fit: {' '.join(' '.join(found).split())}")
     return None
+
+
+_COARSE_FIRST = ("bfloat16", "float16", "float32", "float64")
+
+
+def precision(lin: Linearised, reached: Collection[Var]) -> str:
+    """The coarsest float type of the explanation and of the tensors between X and Z, whose variables are ``reached``:
+    what they round stays in the residual."""
+    names = {lin.emit.dtype.name}
+    for t, pair in lin.calculus.pairs.items():
+        if pair.value in reached and t not in lin.sources and t.dtype is not None:
+            names.add(t.dtype.name)
+        if t is lin.output:
+            break
+    return next(name for name in _COARSE_FIRST if name in names)
+
+
+def rows_are_independent(lin: Linearised, reached: Collection[Var]) -> bool:
+    """Whether completeness holds row by row, or only for the whole batch. ``reached``: the variables on the way."""
+    z = lin.calculus.pairs[lin.output].value
+    sources = [v for pair in lin.sources.values() for v in pair]
+    batch = z.shape[0] if z.shape else 1
+    if any(v.shape[0] != batch for v in sources):
+        return False
+    if batch == 1:
+        return True
+    return rows_stay_apart(lin.equations, sources, reached, z)
 
 
 def tensor_names(proto: onnx.ModelProto) -> set[str]:

@@ -20,7 +20,7 @@ from omenn_onnx.runtime.contract import read_contract
 from omenn_onnx.runtime.engines import OrtEngine, ReferenceEngine, TensorInfo
 from omenn_onnx.runtime.explainer import Explainer
 from omenn_onnx.runtime.feeds import checked
-from omenn_onnx.runtime.figures import target_name, token_ids
+from omenn_onnx.runtime.figures import ids_among, target_name
 from omenn_onnx.runtime.files import save_arrays, whole_file
 from omenn_onnx.runtime.grid_panels import support
 from omenn_onnx.runtime.list_panels import padding_start
@@ -652,8 +652,8 @@ def test_token_ids_are_told_from_masks() -> None:
     from omenn_onnx.runtime.engines import Held
 
     found.feeds.held["attention_mask"] = Held(np.ones_like(IDS))
-    np.testing.assert_array_equal(token_ids(found, IDS.shape), IDS)
-    assert token_ids(found, (9, 9)) is None
+    np.testing.assert_array_equal(ids_among(found.feeds, IDS.shape), IDS)
+    assert ids_among(found.feeds, (9, 9)) is None
     assert target_name(2, ["a", "b", "c"]) == "2 (c)"
     assert target_name(-1, None) == "seed"
 

@@ -78,8 +78,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int
     return "\n".join([spell(head), "  ".join("-" * w for w in widths), *(spell(line) for line in rows)])
 
 
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say how input files become feeds."""
+def add_reading_options(parser: argparse.ArgumentParser, batches: bool = True) -> None:
+    """The options that say how input files become feeds. ``batches``: whether several rows are run at a time."""
     group = parser.add_argument_group(
         "images", "An image becomes (pixel * scale - mean) / std; scale, layout and order must be said."
     )
@@ -93,5 +93,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         "--rows", "--index", metavar="ROWS", help="rows of the input to take: 3, 0:10, 1,5,7 or all (default: all)"
     )
     parser.add_argument("--provider", choices=("cpu", "cuda"), help="default: CUDA where it works, else the CPU")
+    if not batches:
+        return
     parser.add_argument("--batch-size", type=int, metavar="N", help="rows that are run at a time")
     parser.add_argument("--allow-nonfinite", action="store_true", help="run inputs with NaN or Inf, with a warning")

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from omenn_onnx.cli import Parser, UsageError, add_reading_options, run_cli, table
-from omenn_onnx.cli.reading import batch_size, files_of, preprocessing, samples
+from omenn_onnx.cli.reading import batch_size, files_of, label_names, preprocessing, samples
 from omenn_onnx.errors import OutputExists, TargetError
 from omenn_onnx.runtime.contract import ILL_CONDITIONED
 from omenn_onnx.runtime.explainer import Explainer
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     bar = tqdm(total=len(paths), unit="file", disable=not (many and sys.stderr.isatty()))
     with bar:
-        for done, sample in enumerate(samples(paths, explainer, args), 1):
+        for done, sample in enumerate(samples(paths, explainer.inputs, args, explainer.contract.choosing), 1):
             _explain(explainer, _described(sample, args), paths[done - 1], args, brief=many)
             bar.update()
             if many and bar.disable:
@@ -120,9 +120,7 @@ def _check_outputs(paths: Sequence[Path], args: Namespace) -> None:
 def _described(sample: Sample, args: Namespace) -> Sample:
     """The sample with what the options say about it."""
     if args.labels is not None:
-        file = Path(args.labels)
-        known = file.read_text(encoding="utf-8").splitlines() if file.is_file() else args.labels.split(",")
-        sample = replace(sample, class_names=[name.strip() for name in known if name.strip()])
+        sample = replace(sample, class_names=label_names(args.labels))
     if args.vocabulary is not None:
         sample = replace(sample, vocabulary=_vocabulary(args.vocabulary))
     for note in sample.notes:

@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from omenn_onnx.cli import UsageError
+from omenn_onnx.runtime.engines import TensorInfo
 from omenn_onnx.runtime.explainer import Explainer
 from omenn_onnx.runtime.readers import Preprocessing, Sample, read, readable_files
 
@@ -29,18 +30,26 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
     return [file for path in paths for file in (readable_files(path) if path.is_dir() else [path])]
 
 
-def samples(paths: Sequence[Path], explainer: Explainer, args: argparse.Namespace) -> Iterator[Sample]:
-    """Every file, with the chosen rows."""
+def samples(
+    paths: Sequence[Path], inputs: Sequence[TensorInfo], args: argparse.Namespace, known: Sequence[str] = ()
+) -> Iterator[Sample]:
+    """Every file, with the chosen rows, for a model with ``inputs``; ``known`` names what else an .npz may feed."""
     options = preprocessing(args)
-    contract = explainer.contract
-    known = [n for n in (contract.target_input, contract.seed_input) if n is not None]
     for path in paths:
-        sample = read(path, explainer.inputs, options, known)
-        yield sample if args.rows is None else sample.take(rows_of(args.rows, sample.rows), explainer.inputs)
+        sample = read(path, inputs, options, known)
+        yield sample if args.rows is None else sample.take(rows_of(args.rows, sample.rows), inputs)
 
 
-def rows_of(text: str, count: int) -> list[int]:
-    """``3``, ``0:10``, ``1,5,7`` (and mixtures) or ``all`` as row numbers. Raises UsageError."""
+def label_names(text: str) -> list[str]:
+    """What --labels says: a file with a name a line, or a list."""
+    file = Path(text)
+    known = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
+    return [name.strip() for name in known if name.strip()]
+
+
+def rows_of(text: str, count: int, option: str = "--rows", what: str = "row") -> list[int]:
+    """``3``, ``0:10``, ``1,5,7`` (and mixtures) or ``all`` as numbers of rows, or of what else ``option`` chooses.
+    Raises UsageError."""
     if text == "all":
         return list(range(count))
     found: list[int] = []
@@ -52,9 +61,9 @@ def rows_of(text: str, count: int) -> list[int]:
             else:
                 found.append(int(word))
         except (ValueError, TypeError) as error:
-            raise UsageError(f"--rows {text!r}: not a row, a range such as 0:10, or all") from error
+            raise UsageError(f"{option} {text!r}: not a {what}, a range such as 0:10, or all") from error
     if not found:
-        raise UsageError(f"--rows {text!r} chooses none of the {count} row(s)")
+        raise UsageError(f"{option} {text!r} chooses none of the {count} {what}(s)")
     return found
 
 

@@ -102,7 +102,7 @@ def _given(explainer: Explainer, args: Namespace) -> Iterator[tuple[dict[str, An
     """The inputs of the files in batches: feeds, file, first row."""
     paths = files_of(args.input)
     inputs = (*explainer.engine.inputs, *explainer.engine.optional)
-    for path, sample in zip(paths, samples(paths, explainer, args), strict=True):
+    for path, sample in zip(paths, samples(paths, explainer.inputs, args, explainer.contract.choosing), strict=True):
         step = batch_size(explainer, args.batch_size) or sample.rows
         for start in range(0, sample.rows, step):
             stop = min(start + step, sample.rows)

@@ -68,6 +68,11 @@ class Contract:
         return max(BARS.get(name, BARS["float32"]) for name in (self.dtype, self.precision))
 
     @property
+    def choosing(self) -> tuple[str, ...]:
+        """Inputs that the compiler added, which choose the target."""
+        return tuple(n for n in (self.target_input, self.seed_input) if n is not None)
+
+    @property
     def own_names(self) -> frozenset[str]:
         """Outputs that the compiler added."""
         names = {self.score, self.target_output}

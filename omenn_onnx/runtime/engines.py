@@ -134,7 +134,7 @@ class OrtEngine:
         binding = self.session.io_binding()
         for name, value in feeds.items():
             if isinstance(value, np.ndarray):
-                value = ort_value.ortvalue_from_numpy(np.ascontiguousarray(value), self.device, 0)
+                value = ort_value.ortvalue_from_numpy(np.asarray(value, order="C"), self.device, 0)
             binding.bind_ortvalue_input(name, value)
         for output in self.outputs:
             binding.bind_output(output.name, self.device)

@@ -34,12 +34,12 @@ def check_names(feeds: Mapping[str, Any], inputs: Sequence[TensorInfo], optional
         raise FeedError(f"missing input{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
 
 
-def checked(value: Any, info: TensorInfo, allow_nonfinite: bool = False) -> Any:
+def checked(value: Any, info: TensorInfo, allow_nonfinite: bool | None = False) -> Any:
     """``value`` as the array that input ``info`` wants.
 
     Only casts that keep every value are made (integers to floats, wider to narrower where nothing is lost, plain Python
     floats to the model's type). Values that lie on a device (OrtValue) pass as they are. Raises FeedError otherwise,
-    and for NaN or Inf unless ``allow_nonfinite``, which turns the error into a warning.
+    and for NaN or Inf unless ``allow_nonfinite``, which turns the error into a warning (None: nothing can allow them).
     """
     if hasattr(value, "ortvalue_from_numpy"):
         check_shape(tuple(value.shape()), info)
@@ -108,7 +108,7 @@ def spell(dims: Sequence[Any]) -> str:
     return "[" + ",".join("?" if d is None else str(d) for d in dims) + "]"
 
 
-def check_finite(array: Array, name: str, allow: bool) -> None:
+def check_finite(array: Array, name: str, allow: bool | None) -> None:
     """NaN and Inf are said, not hidden: FeedError, or a warning where they are allowed."""
     finite = np.isfinite(array)
     if finite.all():
@@ -116,7 +116,8 @@ def check_finite(array: Array, name: str, allow: bool) -> None:
     first = [int(i) for i in np.argwhere(~finite)[0]]
     told = f"input {name!r} has {int((~finite).sum())} NaN or Inf value(s), the first at {first}"
     if not allow:
-        raise FeedError(f"{told}: an explanation of them would mean nothing (allow_nonfinite=True runs it anyway)")
+        hint = "" if allow is None else " (allow_nonfinite=True runs it anyway)"
+        raise FeedError(f"{told}: an explanation of them would mean nothing{hint}")
     warnings.warn(told, RuntimeWarning, stacklevel=4)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -94,18 +94,21 @@ def _words(
     """The tokens of a row: its ids in the vocabulary; ids alone where the explained input are embeddings."""
     if explanation.part(scene.maps.part.name).graph_input:
         return None
-    ids = token_ids(explanation, scene.maps.x.shape[:2])
-    if ids is None:
-        return None
+    ids = ids_among(explanation.feeds, scene.maps.x.shape[:2])
+    return None if ids is None else token_names(ids[row], vocabulary)
+
+
+def token_names(ids: Iterable[int], vocabulary: Sequence[str] | None) -> list[str]:
+    """The tokens of a vocabulary by their ids; #id where it has none."""
     size = 0 if vocabulary is None else len(vocabulary)
-    return [str(vocabulary[i]) if vocabulary is not None and 0 <= i < size else f"#{i}" for i in ids[row]]
+    return [str(vocabulary[i]) if vocabulary is not None and 0 <= i < size else f"#{i}" for i in ids]
 
 
-def token_ids(explanation: Explanation, shape: Sequence[int]) -> Array | None:
-    """The fed ids [N,T] of explained embeddings [N,T,D]: an integer input of that shape, masks last."""
+def ids_among(feeds: Mapping[str, Any], shape: Sequence[int]) -> Array | None:
+    """The token ids among ``feeds``: an integer array of that ``shape`` [N,T], masks last; None where there is none."""
     found = []
-    for name, held in explanation.feeds.held.items():
-        value = np.asarray(held.numpy())
+    for name, held in feeds.items():
+        value = np.asarray(held)
         if value.dtype.kind in "iu" and value.shape == tuple(shape):
             said = any(part in name.lower() for part in ("id", "tok", "word", "text"))
             masks = any(part in name.lower() for part in ("mask", "type", "position", "segment"))

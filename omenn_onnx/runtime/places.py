@@ -38,7 +38,8 @@ class Places:
         for name, value in feeds.items():
             if name not in self._inputs:
                 raise FeedError(f"{name!r} keeps its default where inputs have fixed places")
-            self._inputs[name].update_inplace(np.ascontiguousarray(value if hasattr(value, "dtype") else value.numpy()))
+            array = value if hasattr(value, "dtype") else value.numpy()
+            self._inputs[name].update_inplace(np.asarray(array, order="C"))
         self._binding.synchronize_inputs()
         self._session.run_with_iobinding(self._binding)
         self._binding.synchronize_outputs()

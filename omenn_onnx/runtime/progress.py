@@ -21,7 +21,11 @@ def progress(what: str, total: int, unit: str = "vector", show: bool | None = No
         yield lambda steps: None
     elif sys.stderr.isatty():
         with tqdm(total=total, desc=what, unit=unit, leave=show is True, delay=0 if show else 0.5) as bar:
-            yield lambda steps: None if bar.update(steps) else None
+
+            def advance(steps: int) -> None:
+                bar.update(steps)
+
+            yield advance
     else:
         done, said = 0, time.monotonic()
 

@@ -45,7 +45,8 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a file holds: feeds by input name, and what describes them."""
+    """What a file holds: feeds by input name, and what describes them. ``numbers``: which rows of the file they are
+    (None: all)."""
 
     name: str
     feeds: dict[str, Any]
@@ -56,6 +57,7 @@ class Sample:
     feature_names: list[str] | None = None
     vocabulary: list[str] | None = None
     notes: list[str] = field(default_factory=list)
+    numbers: tuple[int, ...] | None = None
 
     def take(self, rows: Sequence[int], inputs: Sequence[TensorInfo]) -> Sample:
         """The chosen rows only."""
@@ -65,7 +67,8 @@ class Sample:
         index = np.asarray(rows, dtype=np.int64)
         feeds = {**self.feeds, **rows_of(self.feeds, inputs, index, self.rows)}
         truth = None if self.truth is None else self.truth[index]
-        return replace(self, feeds=feeds, rows=len(index), truth=truth)
+        numbers = tuple((self.numbers or range(self.rows))[r] for r in rows)
+        return replace(self, feeds=feeds, rows=len(index), truth=truth, numbers=numbers)
 
 
 def read(path: Path, inputs: Sequence[TensorInfo], options: Preprocessing, known: Sequence[str] = ()) -> Sample:

@@ -10,17 +10,19 @@ import onnx
 from onnx import ModelProto, ValueInfoProto, helper
 
 from omenn_onnx.errors import NoPath
+from omenn_onnx.graph.emit import Emitter
 from omenn_onnx.graph.extract import depending, extract, reads
-from omenn_onnx.graph.ir import Tensor
+from omenn_onnx.graph.ir import Shape, Tensor
 from omenn_onnx.graph.skeleton import skeleton
 from omenn_onnx.graph.write import append_nodes, live_nodes
 from omenn_onnx.linear.build import Builder
-from omenn_onnx.linear.program import Equation, Var, needed
+from omenn_onnx.linear.program import Equation, Scale, Var, needed
 from omenn_onnx.linear.simplify import simplified
 from omenn_onnx.linear.transpose import transpose
 from omenn_onnx.linearise import Linearised, tensor_names
 from omenn_onnx.lowering import Lowering
 from omenn_onnx.lowering.base import Lowered
+from omenn_onnx.spectral.operators import masked
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class OperatorGraphs:
     """target = R source + bias at one instance, as three models.
 
     ``coefficients``: the model's own inputs -> everything that depends on them: the coefficients that the other two
-    take as inputs, the bias (``bias``, None: zero) and the values of both tensors.
+    take as inputs, the bias (``bias``, None: zero) and the values of both tensors. A size that depends on values is a
+    name in the shapes here: the values have it.
     ``forward``: V [K, *source shape] and coefficients -> R V [K, *target shape] (output ``forward_output``).
     ``adjoint``: U [K, *target shape] and coefficients -> R^T U [K, *source shape] (output ``adjoint_output``).
     """
@@ -36,11 +39,11 @@ class OperatorGraphs:
     coefficients: ModelProto | None
     forward: ModelProto
     adjoint: ModelProto
-    source: str
+    source: str | None
     target: str
     bias: str | None
-    source_shape: tuple[int, ...]
-    target_shape: tuple[int, ...]
+    source_shape: Shape
+    target_shape: Shape
     forward_input: str
     forward_output: str
     adjoint_input: str
@@ -48,18 +51,47 @@ class OperatorGraphs:
 
 
 def operator_graphs(lin: Linearised, source: Tensor, target: Tensor, folder: str = "") -> OperatorGraphs:
-    """The graphs of the operator from ``source`` to ``target``, both carriers of ``lin`` with shapes of known sizes.
+    """The graphs of the operator from ``source`` to ``target``, both carriers of ``lin``. Raises NoPath
+    where the target does not depend on the source."""
+    start = lin.calculus.pairs[source].value
+    made = program_graphs(lin, lin.equations, start, target, source.name, _bias(lin, source, target), folder)
+    if made is None:
+        raise NoPath(_why_not(lin, source, target))
+    return made
 
-    The adjoint is the transposed program between the two, simplified; the operator is the transpose of that. Raises
-    NoPath where the target does not depend on the source.
+
+def _why_not(lin: Linearised, source: Tensor, target: Tensor) -> str:
+    told = f"no linear path leads from {lin.name(source)!r} to {lin.name(target)!r}"
+    if target.name in depending(lin.proto, [source.name]):
+        return (
+            f"{told}: there it only weighs other tensors, or lies inside nodes that are taken as one operator (as "
+            "those of a softmax written out); take a tensor before or behind it"
+        )
+    if source.name in depending(lin.proto, [target.name]):
+        return f"{told}, which lies before it"
+    return f"{told}, which does not depend on it"
+
+
+def program_graphs(
+    lin: Linearised,
+    equations: Sequence[Equation],
+    start: Var,
+    target: Tensor,
+    source: str | None = None,
+    bias: Tensor | None = None,
+    folder: str = "",
+) -> OperatorGraphs | None:
+    """The graphs of the operator that ``equations`` are, from ``start`` to the value of ``target``; None where no path
+    leads there. ``source`` is the tensor whose value ``start`` stands for, where it is one.
+
+    The adjoint is the transposed program between the two, simplified; the operator is the transpose of that.
     """
-    emit = lin.emit
-    start, end = lin.calculus.pairs[source].value, lin.calculus.pairs[target].value
+    emit, end = lin.emit, lin.calculus.pairs[target].value
     u, v = Var(end.shape), Var(start.shape)
     build = Builder(emit)
-    cotangent = transpose(lin.equations, {end: u}, [start], build)[0][start]
+    cotangent = transpose(equations, {end: u}, [start], build)[0][start]
     if cotangent is None:
-        raise NoPath(f"no linear path leads from {lin.name(source)!r} to {lin.name(target)!r}")
+        return None
     adjoint = simplified(build.equations, [cotangent], emit)
     back = Builder(emit)
     image = transpose(adjoint, {cotangent: v}, [u], back)[0][u]
@@ -69,38 +101,52 @@ def operator_graphs(lin: Linearised, source: Tensor, target: Tensor, folder: str
     ends = [_lowered(lin, v, names[0], needed(back.equations, [image]), image)]
     ends.append(_lowered(lin, u, names[2], adjoint, cotangent))
     outputs = [(ends[0][1], names[1]), (ends[1][1], names[3])]
-    bias = _bias(lin, source, target)
     if bias is not None:
         outputs.append((bias, names[4]))
-    whole = ModelProto()
-    whole.CopyFrom(lin.proto)
-    nodes = live_nodes(emit.nodes, [t for t, _ in outputs])
-    append_nodes(whole, nodes, [t for t, _ in ends], outputs)
+    values = [target.name] if source is None else [source, target.name]
+    whole = _written(lin, values, [t for t, _ in ends], outputs)
     infos = _Infos(lin, whole)
     own = [i for i in whole.graph.input if i.name not in (names[0], names[2])]
     varying = depending(whole, [i.name for i in own], random=True)
     forward, wanted = _part(whole, names[0], names[1], varying, infos, folder)
     reverse, also = _part(whole, names[2], names[3], varying, infos, folder)
-    asked = [*wanted, *also, source.name, target.name, *([names[4]] if bias is not None else [])]
+    asked = [*wanted, *also, *values, *([names[4]] if bias is not None else [])]
     given = {i.name for i in own}
     computed = [infos(n) for n in dict.fromkeys(asked) if n not in given]
     return OperatorGraphs(
         extract(whole, own, computed, folder) if computed else None,
         forward,
         reverse,
-        source.name,
+        source,
         target.name,
         names[4] if bias is not None else None,
-        _known(start.shape),
-        _known(end.shape),
+        start.shape,
+        end.shape,
         *names[:4],
     )
 
 
-def value_graph(lin: Linearised, names: Sequence[str], folder: str = "") -> ModelProto:
-    """The model that computes tensors of the model, none of which is an input."""
-    infos = _Infos(lin, lin.proto)
-    return extract(lin.proto, list(lin.proto.graph.input), [infos(n) for n in names], folder)
+def value_graph(lin: Linearised, names: Sequence[str], folder: str = "", given: Sequence[str] = ()) -> ModelProto:
+    """The model that computes tensors of the model, none of which is an input, from its inputs and, instead of what
+    leads there, the tensors ``given``."""
+    whole = _written(lin, names)
+    infos = _Infos(lin, whole)
+    inputs = [*whole.graph.input, *(infos(n) for n in given)]
+    return extract(whole, inputs, [infos(n) for n in names], folder)
+
+
+def _written(
+    lin: Linearised, names: Sequence[str], inputs: Sequence[Tensor] = (), outputs: Sequence[tuple[Tensor, str]] = ()
+) -> ModelProto:
+    """The model with what was emitted for ``outputs``, and for those of ``names`` that lie inside an operator of it."""
+    nodes = lin.emit.nodes
+    inside = [o for n in nodes for o in n.outputs if o.name in names]
+    if not inside and not outputs:
+        return lin.proto
+    whole = ModelProto()
+    whole.CopyFrom(lin.proto)
+    append_nodes(whole, live_nodes(nodes, [*(t for t, _ in outputs), *inside]), inputs, outputs)
+    return whole
 
 
 def bypass(lin: Linearised, start: Tensor, middle: Tensor, end: Tensor) -> Tensor | None:
@@ -108,6 +154,8 @@ def bypass(lin: Linearised, start: Tensor, middle: Tensor, end: Tensor) -> Tenso
     the operator from start to end is the product of its two parts."""
     pairs = lin.calculus.pairs
     stop = pairs[middle].value
+    if stop in (pairs[start].value, pairs[end].value):
+        return None
     reached = {pairs[start].value}
     equations = [e for e in lin.equations if e.out is not stop and e.out not in reached]
     for e in equations:
@@ -140,13 +188,13 @@ def _bias(lin: Linearised, source: Tensor, target: Tensor) -> Tensor | None:
     """target - R source: what the ones streams bring to the target, and what reaches it from the explained inputs past
     the source. All ones are 1; the program is transposed twice, which leaves the paths that matter."""
     emit, pairs = lin.emit, lin.calculus.pairs
-    end = pairs[target].value
-    if target is source:
+    start, end = pairs[source].value, pairs[target].value  # (one and the same behind an Identity or a Cast)
+    if start is end:
         return None
     ones = [p.ones for p in pairs.values()]
-    others = {p.value: t for t in lin.sources if (p := pairs[t]) and t is not source}
-    begin = {*ones, *others, pairs[source].value}
-    equations = [e for e in lin.equations if e.out not in begin]
+    others = {p.value: t for t in lin.sources if (p := pairs[t]).value is not start}
+    begin = {*ones, *others, start}
+    equations = [unmasked(e, emit) for e in lin.equations if e.out not in begin]
     u, build = Var(end.shape), Builder(emit)
     cotangents = transpose(equations, {end: u}, [*ones, *others], build)[0]
     found = {var: c for var, c in cotangents.items() if c is not None}
@@ -156,16 +204,30 @@ def _bias(lin: Linearised, source: Tensor, target: Tensor) -> Tensor | None:
     given = {c: Var(var.shape) for var, c in found.items()}
     image = transpose(needed(build.equations, found.values()), given, [u], back)[0][u]
     assert image is not None
-    bindings: dict[Var, Lowered] = {}
+    values: dict[Var, Tensor] = {}
     for var, c in found.items():
-        if var in others:
-            bindings[given[c]] = Lowered(emit.cast(others[var]), var.shape)
-        else:
-            one = emit.const(np.ones((1,) * var.rank, emit.dtype))
-            bindings[given[c]] = Lowered(one, (1,) * var.rank)
+        value = emit.cast(others[var]) if var in others else emit.const(np.ones((1,) * var.rank, emit.dtype))
+        if c in values:  # (summands of one sum have one cotangent)
+            value = emit.op("Add", values[c], value)
+        values[c] = value
+    bindings = {given[c]: Lowered(value, value.shape or ()) for c, value in values.items()}
     low = Lowering(emit, bindings)
     low.run(needed(back.equations, [image]))
     return low.full(image)
+
+
+def unmasked(e: Equation, emit: Emitter) -> Equation:
+    """An equation whose bias term is 0 where it masks: of two masks of -3.4e38 the sum is infinite, and no weight of 0
+    brings that back."""
+    if not e.bias or not isinstance(e.primitive, Scale):
+        return e
+    c, limit = e.primitive.coefficient, np.asarray(masked(emit.dtype), emit.dtype)
+    if c.value is not None:
+        kept = c if np.all(np.abs(c.value) < limit) else emit.const(np.where(np.abs(c.value) < limit, c.value, 0))
+    else:
+        small = emit.op("Less", emit.op("Abs", c, shape=c.shape), limit, shape=c.shape)
+        kept = emit.op("Where", small, c, np.zeros((), emit.dtype), dtype=emit.dtype, shape=c.shape)
+    return e if kept is c else Equation(Scale(kept), e.inputs, e.out, e.owner, bias=True)
 
 
 class _FreeNames:
@@ -220,7 +282,3 @@ def _part(
     )
     model = extract(whole, [infos(given), *(infos(n) for n in frozen)], [infos(result)], folder)
     return model, list(frozen)
-
-
-def _known(shape: Sequence[int | str]) -> tuple[int, ...]:
-    return tuple(int(d) for d in shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ Apply = Callable[[Array], Array]
 
 MEMORY_LIMIT = 4 * 10**9
 """Bytes that a dense matrix may take unless the user says otherwise."""
-_BLOCK = 1 << 21
+_BLOCK = 1 << 22
 """Numbers of source and target that go through the graphs at a time, and at most so many vectors:"""
 _VECTORS = 64
+_SIGNS = 16
+"""Vectors of random signs that the residual's scale is estimated with."""
 
 
 class TensorOperator(LinearOperator):  # type: ignore[misc]  # (scipy has no types)
@@ -91,7 +93,7 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]  # (scipy has no typ
         if need > memory_limit:
             raise OperatorError(
                 f"the matrix of {self.source!r} -> {self.target!r} is {self.shape[0]} x {self.shape[1]} and takes "
-                f"{need / 1e9:.1f} GB, the limit is {memory_limit / 1e9:.1f} GB: raise memory_limit, or use the "
+                f"{need / 1e9:.3g} GB, the limit is {memory_limit / 1e9:.3g} GB: raise memory_limit, or use the "
                 "operator as it is"
             )
         matrix = np.empty(self.shape, self.dtype)
@@ -154,11 +156,21 @@ class AffineOperator(TensorOperator):
 
     @property
     def residual(self) -> float:
-        """max|y - R x - bias| / max(1, max|y|, max|R x|, max|bias|): rounding and nothing else."""
-        image = self._images(self.x[None])[0]
-        off = np.abs(self.y - image - self.bias)
-        scale = max(1.0, *(float(np.abs(t).max(initial=0.0)) for t in (self.y, image, self.bias)))
-        return float(off.max(initial=0.0)) / scale
+        """The largest |y_k - (R x)_k - bias_k| / max(1, |y_k|, |bias_k|, s_k): rounding and nothing else.
+
+        s_k^2 is the mean of (R e x)_k^2 over random signs e, about sum_j (R_kj x_j)^2: not more than the square of the
+        completeness bar's sum_j |R_kj x_j|, and found without the matrix. Elements of masks do not count.
+        """
+        signs = np.random.default_rng(0).choice(np.array([-1, 1], self.dtype), (_SIGNS, self.shape[1]))
+        signs[0] = 1
+        images = np.concatenate(
+            [self._images(signs[k : k + self.batch] * _unmasked(self.x)) for k in range(0, _SIGNS, self.batch)]
+        )
+        size = np.sqrt(np.mean(np.square(images, dtype=np.float64), axis=0))
+        size = np.maximum.reduce([np.ones_like(size), np.abs(self.y), np.abs(self.bias), np.abs(images[0]), size])
+        known = ~np.isinf(self.y)
+        off = np.abs(self.y[known].astype(np.float64) - images[0][known] - self.bias[known])
+        return float((off / size[known]).max(initial=0.0))
 
 
 class ChainedOperator(AffineOperator):
@@ -167,14 +179,15 @@ class ChainedOperator(AffineOperator):
     def __init__(self, first: AffineOperator, second: AffineOperator) -> None:
         past = first.instance.bypass(first.source, second, second.instance)
         if past is not None:
+            way = "straight to the end" if past == second.target else f"through {past!r}"
             raise OperatorError(
                 f"{first.target!r} does not separate {first.source!r} from {second.target!r}: a path leads past it, "
-                f"through {past!r} (a residual connection?); take operator(x, {first.source!r}, {second.target!r})"
+                f"{way} (a residual connection?); take operator(x, {first.source!r}, {second.target!r})"
             )
         super().__init__(first.source, second.target, first.source_shape, second.target_shape, first.dtype)
         self._first, self._second, self.instance = first, second, first.instance
         self.x, self.y = first.x, second.y
-        self.bias = second._images(first.bias[None])[0] + second.bias
+        self.bias = second._images(_unmasked(first.bias)[None])[0] + second.bias
 
     def _images(self, vectors: Array) -> Array:
         return self._second._images(self._first._images(vectors))
@@ -186,25 +199,52 @@ class ChainedOperator(AffineOperator):
 class InstanceOperator(AffineOperator):
     """The operator of one instance, run by its two graphs with coefficients that are computed once."""
 
-    def __init__(self, instance: Any, segment: Any, coefficients: Any) -> None:
+    def __init__(self, instance: Any, segment: Any, coefficients: Mapping[str, Any]) -> None:
         g = segment.graphs
-        super().__init__(segment.source, segment.target, g.source_shape, g.target_shape, segment.dtype)
+        start, end = segment.shapes(coefficients)
+        super().__init__(segment.source, segment.target, start, end, segment.dtype)
         self.instance, self.segment, self._coefficients = instance, segment, coefficients
-        self.x, self.y, self.bias = (segment.flat(coefficients, n) for n in (g.source, g.target, g.bias))
+        self.x, self.y, bias = (segment.flat(coefficients, n) for n in (g.source, g.target, g.bias))
+        self.bias = np.where(np.abs(self.y) >= masked(self.y.dtype), self.y, bias)
+
+    @property
+    def coefficients(self) -> Mapping[str, Any]:
+        """What the graphs take, by name: arrays, or OrtValues where they lie on a device."""
+        return self._coefficients
 
     def _images(self, vectors: Array) -> Array:
-        g = self.segment.graphs
-        return self._run(self.segment.forward, g.forward_input, vectors, self.source_shape, g.forward_output)
+        return images(self.segment, self._coefficients, vectors.reshape(-1, *self.source_shape))
 
     def _cotangents(self, vectors: Array) -> Array:
-        g = self.segment.graphs
-        return self._run(self.segment.adjoint, g.adjoint_input, vectors, self.target_shape, g.adjoint_output)
+        return cotangents(self.segment, self._coefficients, vectors.reshape(-1, *self.target_shape))
 
-    def _run(self, engine: Any, given: str, vectors: Array, shape: Shape, result: str) -> Array:
-        feeds = {i.name: self._coefficients[i.name] for i in engine.inputs if i.name != given}
-        feeds[given] = vectors.reshape(len(vectors), *shape)
-        found: Array = engine.run(feeds)[result]
-        return found.reshape(len(vectors), -1)
+
+def images(segment: Any, coefficients: Mapping[str, Any], vectors: Array) -> Array:
+    """R v [K, M] for each v of ``vectors`` [K, *shape of the source], by the forward graph of a segment."""
+    return _run(segment.forward, coefficients, segment.graphs.forward_input, vectors, segment.graphs.forward_output)
+
+
+def cotangents(segment: Any, coefficients: Mapping[str, Any], vectors: Array) -> Array:
+    """R^T u [K, D] for each u of ``vectors`` [K, *shape of the target], by the adjoint graph of a segment."""
+    return _run(segment.adjoint, coefficients, segment.graphs.adjoint_input, vectors, segment.graphs.adjoint_output)
+
+
+def _run(engine: Any, coefficients: Mapping[str, Any], given: str, vectors: Array, result: str) -> Array:
+    feeds = {i.name: coefficients[i.name] for i in engine.inputs if i.name != given}
+    feeds[given] = vectors
+    found: Array = engine.run(feeds)[result]
+    return found.reshape(len(vectors), -1)
+
+
+def masked(dtype: Any) -> float:
+    """What is at least as large is a mask's: it stands for infinity, and no weight passes it on."""
+    limit: float = float(np.finfo(dtype).max) ** 0.8
+    return limit
+
+
+def _unmasked(x: Array) -> Array:
+    """Elements of masks as 0."""
+    return np.where(np.abs(x) >= masked(x.dtype), x.dtype.type(0), x)
 
 
 def _size(shape: Shape) -> int:
