@@ -9,6 +9,8 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator, svds
 from omenn_onnx.errors import RankError, SpectrumError
 from omenn_onnx.spectral import gram
 from omenn_onnx.spectral.full import full_spectrum
+from omenn_onnx.spectral.lanczos import leading
+from omenn_onnx.spectral.sides import Sides
 from omenn_onnx.spectral.svd import triplets
 
 SEED = 5
@@ -109,6 +111,41 @@ def test_a_small_memory_restarts_and_comes_to_the_same():
     check(matrix, found)
 
 
+@BOTH
+@pytest.mark.parametrize("times", [2, 3, 7])
+def test_a_value_that_occurs_several_times_on_a_large_side_is_found_as_often(times, dtype):
+    """Two vectors show it twice; how often it really occurs takes a block of more."""
+    s = np.linspace(1.0, 0.5, 500)
+    s[3 : 3 + times] = s[3]
+    matrix = with_spectrum(s, 500, 600, dtype)
+    found = triplets(matrix, 12)
+    check(matrix, found)
+    assert np.sum(np.abs(found.s - found.s[3]) < 1e-5) == times
+
+
+@BOTH
+@pytest.mark.parametrize("below", [0.5, 0.03, 1e-3])
+def test_values_far_below_the_first_come_out(below, dtype):
+    """Squares lose half of the digits: what they do not tell is found by both sides."""
+    matrix = with_spectrum(np.concatenate([[1.0], below * np.linspace(1.0, 0.9, 399)]), 400, 500, dtype)
+    check(matrix, triplets(matrix, 6))
+
+
+def test_the_squares_tell_what_they_cannot():
+    """Equal values, and values below the rounding of s_1^2, are left to the bidiagonalisation; others are found."""
+    flat = np.linspace(1.0, 0.5, 400)
+    for s, found in ((flat, True), (np.where(np.arange(400) < 2, 1.0, flat * 0.9), False), (0.5 ** np.arange(400.0), False)):
+        matrix = with_spectrum(s, 400, 500, np.float32)
+        sides = Sides.of(matrix)
+        u = leading(sides, 12, block=2, bound=1e-4, seed=0, most=400, tell=lambda steps: None)
+        assert (u is not None) == found
+        if u is not None:
+            assert np.abs(u @ u.T - np.eye(12)).max() < 1e-5
+            image = sides.to_small(sides.to_large(u))
+            squares = np.sum(u * image, axis=1)
+            assert np.all(np.linalg.norm(image - squares[:, None] * u, axis=1) <= 1.2e-4 * squares)
+
+
 def test_applications_are_few_and_counted():
     """A flat random spectrum, the hard case: about what the bases of the smaller side need, far below p * 2."""
     print("seed", SEED)
@@ -117,6 +154,9 @@ def test_applications_are_few_and_counted():
     found = triplets(operator, 16)
     check(matrix, found)
     assert found.applications == operator.vectors
+    assert operator.vectors <= 400
+    operator = Counted(matrix)
+    check(matrix, triplets(operator, 16, block=16))
     assert operator.vectors <= 1000
     assert operator.calls <= 64
     easy = Counted(with_spectrum(0.5 ** np.arange(60.0), 600, 900, np.float64))

@@ -11,6 +11,7 @@ import pytest
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
 
+from zoo import operators  # noqa: E402
 from zoo.catalogue import networks  # noqa: E402
 from zoo.entry import Network  # noqa: E402
 from zoo.examine import RULES, Finding, compare_with_twin, examine  # noqa: E402
@@ -42,6 +43,17 @@ def test_bars(network: Network, rules: str, folder: Path) -> None:
         compare_with_twin(network, folder, finding)
         assert finding.twin_w is not None
     assert finding.failed == []
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("network", [pytest.param(n, id=n.name) for n in QUICK[::4]])
+def test_operators(network: Network, rules: str, folder: Path) -> None:
+    """The linear operators of the network, as --operators checks them."""
+    if not network.sample(folder).exists():
+        network.make(folder)
+    finding = operators.examine(network, folder, rules)
+    assert finding.failed == []
+    assert finding.operators or finding.note
 
 
 def test_a_missed_bar_is_a_failure() -> None:

@@ -96,12 +96,20 @@ class OrtEngine:
 
     ``fixed``: inputs and outputs keep their places from run to run, which sizes that the file states allow; on CUDA
     the run is captured as a graph and replayed. Results are then fetched at once: the next run overwrites them.
+    ``spinning``: see :func:`.sessions.open_session`.
     """
 
     def __init__(
-        self, model: Model, providers: Providers = None, options: Any = None, *, tf32: bool = False, fixed: bool = False
+        self,
+        model: Model,
+        providers: Providers = None,
+        options: Any = None,
+        *,
+        tf32: bool = False,
+        fixed: bool = False,
+        spinning: bool = True,
     ) -> None:
-        self.session = open_session(model, providers, options, tf32=tf32, graph=fixed)
+        self.session = open_session(model, providers, options, tf32=tf32, graph=fixed, spinning=spinning)
         self.device = "cuda" if CUDA in self.session.get_providers() else "cpu"
         self.label = f"onnxruntime {runtime().__version__} on {self.device.upper()}"
         self.inputs = tuple(_info(i) for i in self.session.get_inputs())

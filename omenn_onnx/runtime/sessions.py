@@ -53,31 +53,38 @@ def describe(model: Model) -> str:
 
 
 def open_session(
-    model: Model, providers: Providers = None, options: Any = None, *, tf32: bool = False, graph: bool = False
+    model: Model,
+    providers: Providers = None,
+    options: Any = None,
+    *,
+    tf32: bool = False,
+    graph: bool = False,
+    spinning: bool = True,
 ) -> Any:
     """An InferenceSession on ``model`` (path, bytes or ModelProto).
 
     ``providers``: None takes CUDA where the installed runtime offers it and it works, else CPU with one warning line;
     "cpu" or "cuda" decide; a list goes to ONNX Runtime as it is. A path keeps external data where it lies.
-    On CUDA ``tf32`` lets products round their operands to TF32, ``graph`` captures the run as a CUDA graph.
+    On CUDA ``tf32`` lets products round their operands to TF32, ``graph`` captures the run as a CUDA graph. Where runs
+    take turns with other work on the same cores, ``spinning=False`` keeps the runtime's threads from waiting busily.
     Raises ModelFileError when the model cannot be loaded, OmennError when the asked provider does not work.
     """
     ort = runtime()
     cuda = (CUDA, CUDA_OPTIONS | {"use_tf32": str(int(tf32))} | ({"enable_cuda_graph": "1"} if graph else {}))
     if providers is None:
         if CUDA not in ort.get_available_providers():
-            return _make(model, [CPU], options)
+            return _make(model, [CPU], options, spinning)
         reason = cuda_failure()
         if reason is None:
             try:
-                return _make(model, [cuda, CPU], options)
+                return _make(model, [cuda, CPU], options, spinning)
             except ModelFileError as error:
                 reason = one_line(error)
         _say_fallback(reason)
-        return _make(model, [CPU], options)
+        return _make(model, [CPU], options, spinning)
     if isinstance(providers, str):
         providers = [providers]
-    return _make(model, [_named(p, cuda) for p in providers], options)
+    return _make(model, [_named(p, cuda) for p in providers], options, spinning)
 
 
 def on_cuda(providers: Providers) -> bool:
@@ -143,7 +150,7 @@ def _tiny() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _make(model: Model, providers: list[Any], options: Any) -> Any:
+def _make(model: Model, providers: list[Any], options: Any, spinning: bool = True) -> Any:
     ort = runtime()
     if options is None:
         options = ort.SessionOptions()
@@ -151,6 +158,8 @@ def _make(model: Model, providers: list[Any], options: Any) -> Any:
         # Planned from the first run, the second's memory stands beside it: 1.1 instead of 0.76 GB (ResNet-50 at batch
         # 8), and no time is gained.
         options.enable_mem_pattern = providers != [CPU]
+        if not spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if isinstance(model, onnx.ModelProto):
         return _make_from_proto(model, providers, options)
     if not isinstance(model, bytes):

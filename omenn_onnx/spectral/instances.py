@@ -26,8 +26,9 @@ from omenn_onnx.spectral.original import Choices, is_compiled, take_out
 
 Array = NDArray[Any]
 
-_KEPT = 8
-"""Operators of a model that stay ready: each holds the weights between its ends twice."""
+_KEPT_BYTES, _KEPT_LEAST, _KEPT_MOST = 10**9, 2, 64
+"""Operators of a model that stay ready: so many bytes of their graphs, each of which holds the weights between its ends
+(and again once it has run), and how many they are at least and at most."""
 
 
 class Linearization:
@@ -102,14 +103,20 @@ class Segment:
         self._coefficients = None if graphs.coefficients is None else OrtEngine(graphs.coefficients, providers)
 
     @cached_property
+    def bytes(self) -> int:
+        """What its graphs take as they are stored."""
+        parts = (self.graphs.coefficients, self.graphs.forward, self.graphs.adjoint)
+        return sum(part.ByteSize() for part in parts if part is not None)
+
+    @cached_property
     def forward(self) -> OrtEngine:
         """What runs the forward graph, made on first use: each of the two holds the weights between the ends."""
-        return OrtEngine(self.graphs.forward, self._providers)
+        return OrtEngine(self.graphs.forward, self._providers, spinning=False)
 
     @cached_property
     def adjoint(self) -> OrtEngine:
         """What runs the adjoint graph."""
-        return OrtEngine(self.graphs.adjoint, self._providers)
+        return OrtEngine(self.graphs.adjoint, self._providers, spinning=False)
 
     def coefficients(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """All that the graphs take, at these inputs, where it lies."""
@@ -182,8 +189,10 @@ class Sized:
             names = self.lin.name(source), self.lin.name(target)
             self._segments[key] = Segment(graphs, names, self.lin.emit.dtype, self.providers)
         self._segments.move_to_end(key)
-        while len(self._segments) > _KEPT:
+        sizes = [segment.bytes for segment in self._segments.values()]
+        while len(sizes) > _KEPT_MOST or (len(sizes) > _KEPT_LEAST and sum(sizes) > _KEPT_BYTES):
             self._segments.popitem(last=False)
+            del sizes[0]
         return self._segments[key]
 
     def values(self, names: tuple[str, ...], given: str = "") -> OrtEngine:

@@ -13,12 +13,14 @@ from omenn_onnx.runtime.contract import read_contract
 
 @dataclass(frozen=True)
 class Choices:
-    """What was said when a file was compiled: explained inputs and output, channel axes, opaque operators."""
+    """What was said when a file was compiled: explained inputs and output, channel axes, opaque operators, and float64
+    where it was that (an operator has no half precision: float32 else)."""
 
     inputs: tuple[str, ...] = ()
     output: str | None = None
     axes: dict[str, int] = field(default_factory=dict)
     opaque: tuple[str, ...] = ()
+    dtype: str = "float32"
 
 
 def is_compiled(proto: ModelProto) -> bool:
@@ -56,4 +58,7 @@ def take_out(proto: ModelProto, where: str) -> Choices:
     del proto.metadata_props[:]
     proto.metadata_props.extend(said)
     axes = {i.name: i.channel_axis for i in contract.inputs}
-    return Choices(tuple(axes), contract.output, axes, contract.opaque)
+    dtype = "float64" if contract.dtype == "float64" else "float32"
+    known = wanted | {o for n in nodes for o in n.output}
+    output = contract.output if contract.output in known else None  # (inside an operator, as the default is at times)
+    return Choices(tuple(axes), output, axes, contract.opaque, dtype)

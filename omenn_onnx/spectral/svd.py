@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
@@ -12,11 +11,15 @@ from scipy.sparse.linalg import LinearOperator
 from omenn_onnx.errors import SpectrumError
 from omenn_onnx.runtime.progress import progress
 from omenn_onnx.spectral.krylov import GolubKahan
+from omenn_onnx.spectral.lanczos import leading
 from omenn_onnx.spectral.sides import Array, Sides, beyond_rank, negligible
 
 MEMORY = 1e9  # bytes for the Krylov bases
 BLOCK = 16  # vectors applied at once: a network reads its weights once for all of them
 EXPECTED = 24  # vectors in a basis for each triplet: seldom more are needed
+PAIR = 2  # vectors applied at once where the squares do: one would not show that a value occurs twice
+WIDE = 8  # vectors on the smaller side for each triplet, from which on the squares pay
+CLOSE = 0.9  # of the tolerance: their residuals are known to a few percent
 SAFETY = 0.5  # the iteration stops at this part of the tolerance; the residuals are then computed afresh
 NOISE = 0.5  # what leaves a residual of this part of its value is no triplet but rounding
 
@@ -77,11 +80,13 @@ def triplets(
 ) -> Triplets:
     """The ``k`` largest singular triplets of ``operator`` [M,D], with max(|R v - s u|, |R^T u - s v|) <= tolerance s.
 
-    Block Golub-Kahan bidiagonalisation from ``block`` random vectors (default k, at most 16; the same for the same
-    ``seed``), fully reorthogonalised, restarted thick where its bases would take more than ``memory_limit`` bytes. A
+    Block Lanczos on R R^T or R^T R, whichever is smaller, from two random vectors (the same for the same ``seed``).
+    Where that cannot tell values from rounding (s_k far below s_1), or shows a value twice, which may then occur more
+    often, and with a ``block`` that is given: block Golub-Kahan bidiagonalisation from ``block`` vectors (default k, at
+    most 16), fully reorthogonalised, restarted thick where its bases would take more than ``memory_limit`` bytes. A
     block of k or more finds equal singular values as often as they occur; a smaller one is widened by fresh random
-    vectors when it has converged, and goes on until these bring nothing larger. ``show``: whether to say where it is (None: on a
-    terminal).
+    vectors when it has converged, and goes on until these bring nothing larger. ``show``: whether to say where it is
+    (None: when it takes long).
 
     Vectors are kept in the operator's type (float32, else float64). Values up to 16 eps s_1 are rounding and count as
     zero. In float32 a value below some 1e-3 s_1 may miss the tolerance through the rounding of the operator itself:
@@ -97,6 +102,11 @@ def triplets(
         raise SpectrumError(f"the tolerance of singular triplets must be positive, not {tolerance}")
     if block is not None and block < 1:
         raise SpectrumError(f"the block of the Krylov iteration must have at least 1 vector, not {block}")
+    if block is None and sides.shape[0] >= WIDE * k:
+        with progress("singular triplets", k, "triplet", show) as done:
+            found = _by_squares(sides, k, tolerance, seed, memory_limit, max_applications, done)
+        if found is not None:
+            return found
     block = min(block or min(k, BLOCK), sides.shape[0])
     goal = _Goal(k, tolerance, _capacity(k, block, sides, memory_limit), max_applications)
     # Memory that is never written costs nothing.
@@ -104,6 +114,31 @@ def triplets(
     with progress("singular triplets", k, "triplet", show) as done:
         s, small, large = _grow(bases, goal, sides, done)
     return _measured(s, bases.small.combine(small), bases.large.combine(large), goal, sides)
+
+
+def _by_squares(
+    sides: Sides,
+    k: int,
+    tolerance: float,
+    seed: int,
+    memory_limit: float,
+    max_applications: int,
+    tell: Callable[[int], None],
+) -> Triplets | None:
+    """The triplets by Lanczos on the smaller side; None where ``leading`` gives none or they miss the tolerance."""
+    rows = int(min(memory_limit / (1.5 * sides.shape[0] * np.dtype(sides.dtype).itemsize), max_applications / 2))
+    small = leading(sides, k, block=PAIR, bound=CLOSE * tolerance, seed=seed, most=rows, tell=tell)
+    if small is None:
+        return None
+    image = sides.to_large(small)
+    exact = image.astype(np.float64)
+    squares, mixing = np.linalg.eigh(exact @ exact.T)
+    s, mixing = np.sqrt(squares[::-1]), mixing[:, ::-1]
+    small = (mixing.T @ small).astype(sides.dtype)
+    large = (mixing.T @ exact / s[:, None]).astype(sides.dtype)
+    back = sides.to_small(large) - s[:, None] * small  # (the other residual is rounding: s v is the image of u)
+    residuals = np.linalg.norm(back, axis=1) / s
+    return _made(small, s, large, residuals, tolerance, sides) if residuals.max() <= tolerance else None
 
 
 @dataclass(frozen=True)
@@ -173,5 +208,9 @@ def _measured(s: Array, small: Array, large: Array, goal: _Goal, sides: Sides) -
         residuals[part] = np.maximum(np.linalg.norm(there, axis=1), np.linalg.norm(back, axis=1)) / s[part]
     if np.any(residuals > NOISE):
         raise beyond_rank(goal.k, int(np.argmax(residuals > NOISE)), sides.described)
+    return _made(small, s, large, residuals, goal.tolerance, sides)
+
+
+def _made(small: Array, s: Array, large: Array, residuals: Array, tolerance: float, sides: Sides) -> Triplets:
     u, v = (large, small) if sides.transposed else (small, large)
-    return Triplets(u.T, s, v.T, residuals, goal.tolerance, sides.applications).positive()
+    return Triplets(u.T, s, v.T, residuals, tolerance, sides.applications).positive()

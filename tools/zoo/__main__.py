@@ -1,9 +1,12 @@
-"""The zoo: `python tools/zoo FOLDER [--only WORD...] [--quick] [--build] [--jobs N]`.
+"""The zoo: `python tools/zoo FOLDER [--only WORD...] [--quick] [--build | --operators] [--jobs N]`.
 
 Builds the networks of tools/zoo/*_networks.py into FOLDER (what lies there is not built again), compiles each in both
 rule sets, and checks: completeness, with the runtime's optimisation on and off; C_w and C_b against the dense oracle
 of the tests; the model's own outputs; in tangent the framework's gradient; the maps of twins (other exporters, opsets,
 optimised or fused copies). Prints a table, writes FOLDER/zoo.json. The exit status is 1 where a bar is missed.
+
+With --operators instead: the adjoint identity and the completeness of the linear operators X -> Z, X -> a middle layer
+and that layer -> Z of each network; FOLDER/operators.json.
 
 TensorFlow and JAX want environments of their own: `--build --only keras` there, with the same FOLDER, builds what this
 environment then checks. Networks that are not built and cannot be built here are listed.
@@ -20,6 +23,7 @@ import os
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="WORD", help="networks whose name, kind or exporter has the word")
     parser.add_argument("--quick", action="store_true", help="the part that the tests run")
     parser.add_argument("--build", action="store_true", help="build, and check nothing")
+    parser.add_argument("--operators", action="store_true", help="check the linear operators, and nothing else")
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     rows, errors = run_all([n for n in chosen if n.name not in absent], options)
     for name, packages in absent.items():
         print(f"not built: {name} (needs {', '.join(packages)})")
-    if not options.build:
+    if options.operators:
+        show_operators(chosen, rows)
+        (options.folder / "operators.json").write_text(json.dumps(rows, indent=1))
+    elif not options.build:
         twins(chosen, options.folder, rows)
         show(chosen, rows)
         (options.folder / "zoo.json").write_text(json.dumps(rows, indent=1))
@@ -73,23 +81,30 @@ def selected(network: Network, options: argparse.Namespace) -> bool:
     return (not options.quick or network.quick) and (not options.only or any(w in text for w in options.only))
 
 
-def one(network: Network, folder: Path, build_only: bool) -> None:
+def findings(network: Network, options: argparse.Namespace) -> Path:
+    """Where what was found of a network lies."""
+    found: Path = options.folder / f"{network.name}{'.operators' if options.operators else ''}.json"
+    return found
+
+
+def one(network: Network, options: argparse.Namespace) -> None:
     """In a process of its own: build a network where it is not built, and examine it. What it prints goes to a file."""
+    folder = options.folder
     with open(folder / f"{network.name}.log", "w") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
         if not network.sample(folder).exists():
             network.make(folder)
-        if not build_only:
-            from zoo.examine import examine, to_json
-
-            rows = [to_json(examine(network, folder, rules)) for rules in RULES]
-            (folder / f"{network.name}.json").write_text(json.dumps(rows))
+        if not options.build:
+            examine = importlib.import_module("zoo.operators" if options.operators else "zoo.examine").examine
+            rows = [asdict(examine(network, folder, rules)) for rules in RULES]
+            findings(network, options).write_text(json.dumps(rows))
 
 
 def preload(chosen: list[Network]) -> None:
     """Import once what every process would import: they are forked."""
-    import zoo.examine  # noqa: F401
+    import zoo.examine
+    import zoo.operators  # noqa: F401
 
     for package in ("torch", "transformers", "skl2onnx"):
         if any(package in n.needs for n in chosen) and importlib.util.find_spec(package):
@@ -103,13 +118,14 @@ def run_all(chosen: list[Network], options: argparse.Namespace) -> tuple[list[Ro
     context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
     rows: list[Row] = []
     errors: dict[str, str] = {}
+    by_name = {n.name: n for n in chosen}
     waiting, running = list(reversed(chosen)), {}
     with tqdm(total=len(chosen), disable=not sys.stderr.isatty()) as bar:
         while waiting or running:
             while waiting and len(running) < options.jobs:
                 network = waiting.pop()
-                (options.folder / f"{network.name}.json").unlink(missing_ok=True)
-                process = context.Process(target=one, args=(network, options.folder, options.build))
+                findings(network, options).unlink(missing_ok=True)
+                process = context.Process(target=one, args=(network, options))
                 process.start()
                 running[network.name] = process, time.monotonic()
             multiprocessing.connection.wait([p.sentinel for p, _ in running.values()], timeout=1)
@@ -125,7 +141,7 @@ def run_all(chosen: list[Network], options: argparse.Namespace) -> tuple[list[Ro
                     why = f"took more than {LIMIT_S} s" if late else f"exit status {process.exitcode}"
                     errors[name] = f"{why}: {said[-1] if said else ''}"[:500]
                 elif not options.build:
-                    rows += json.loads((options.folder / f"{name}.json").read_text())
+                    rows += json.loads(findings(by_name[name], options).read_text())
                 bar.update()
                 if bar.disable:
                     done = len(chosen) - len(waiting) - len(running)
@@ -149,6 +165,18 @@ def twins(chosen: list[Network], folder: Path, rows: list[Row]) -> None:
             if network.float_twin:
                 compare_with_float(network, folder, finding)
             rows[i] = to_json(finding)
+
+
+def show_operators(chosen: list[Network], rows: list[Row]) -> None:
+    """The table of the operators, worst of each network."""
+    by_name = {n.name: n for n in chosen}
+    head = ["network", "kind", "exporter", "rules", "operators", "X -> Z", "adjoint", "residual", "compiled", "note"]
+    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    for r in rows:
+        n = by_name[r["network"]]
+        cells = [n.name, n.kind, n.exporter, r["rules"], str(r["operators"]), r["size"]]
+        cells += [f"{r[k]:.0e}" for k in ("adjoint", "residual", "compiled")]
+        print("| " + " | ".join([*cells, r["note"]]) + " |")
 
 
 def show(chosen: list[Network], rows: list[Row]) -> None:
