@@ -16,7 +16,8 @@ import pytest
 from explaining import Result, assert_close, assert_complete, assert_same_outputs, compiled, explain
 from onnx import TensorProto, helper, numpy_helper
 
-MODELS = sorted((Path(__file__).resolve().parents[1] / "models").glob("*.onnx"))
+STATES = (Path(__file__).resolve().parents[1] / "models").glob("*.state.npz")
+MODELS = sorted(path.with_name(path.name.replace(".state.npz", ".onnx")) for path in STATES)
 LEVELS = list(onnxruntime.GraphOptimizationLevel.__members__.values())
 MODES = [onnxruntime.ExecutionMode.ORT_SEQUENTIAL, onnxruntime.ExecutionMode.ORT_PARALLEL]
 MATRIX = list(itertools.product(LEVELS, (1, 2, 4), MODES))
@@ -240,7 +241,7 @@ def test_several_targets(name: str) -> None:
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 def test_trained_models(path: Path) -> None:
-    """The trained models of the repository on their own data."""
+    """The trained classifiers of the repository on their own data."""
     model = onnx.load(path)
     with np.load(path.with_suffix(".npz")) as data:
         held_out = {i.name: data[i.name] for i in model.graph.input}

@@ -203,10 +203,10 @@ def alone(contestant: str, what: str, feeds: str, runs: int) -> None:
         chunks = given.pop("target", None)
         for i in range(runs):
             s.run(None, given if chunks is None else {**given, "target": chunks[i]})
-    print(_peak_of_this_process())
+    print(peak_of_this_process())
 
 
-def _peak_of_this_process() -> float:
+def peak_of_this_process() -> float:
     """Peak resident memory in MB. (getrusage would not do: its maximum is handed on from the process that started
     this one.)"""
     status = Path("/proc/self/status").read_text()

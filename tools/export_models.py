@@ -359,11 +359,11 @@ def tables() -> dict[str, str]:
     return {"networks": "\n".join(rows), "exports": "\n".join(files), "failed": "\n".join(failed)}
 
 
-def write_readme() -> None:
-    """Put the tables between their markers in models/README.md."""
+def fill_tables(made: dict[str, str]) -> None:
+    """Put each table between its markers in models/README.md."""
     path = MODELS / "README.md"
     text = path.read_text()
-    for name, table in tables().items():
+    for name, table in made.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"{path}: the markers of {name!r} are gone")
@@ -383,7 +383,7 @@ def main() -> None:
     EXPORTS.mkdir(exist_ok=True)
     for name in names if "all" in chosen else chosen:
         export_all(name)
-    write_readme()
+    fill_tables(tables())
 
 
 if __name__ == "__main__":
