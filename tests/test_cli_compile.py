@@ -1064,6 +1064,18 @@ def test_the_tour(tmp_path: Path, language: str) -> None:
     assert wanted <= made
 
 
+def test_the_operators(tmp_path: Path) -> None:
+    """So does what it shows of operators; the figures it prints are rounding."""
+    (tmp_path / "models").symlink_to(MODELS, target_is_directory=True)
+    (block,) = blocks("operators in python", "python")
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shapes, products, errors = done.stdout.splitlines()
+    assert shapes.startswith("(1024, 256) (10, 1024) ")
+    assert products == "True (1024,) (1024,) (1024, 256)"
+    assert all(float(e) < 1e-4 for e in errors.split())
+
+
 def test_the_start_command(tmp_path: Path) -> None:
     """The first command of README.md, but for the environment that it makes."""
     (tmp_path / "models").symlink_to(MODELS, target_is_directory=True)
