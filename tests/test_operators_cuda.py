@@ -1,4 +1,4 @@
-"""Operators where CUDA is to run them: their nodes have kernels there, and, with a GPU, they give what the CPU gives."""
+"""Operators where CUDA is to run them: their nodes have kernels there; with a GPU, they give what the CPU gives."""
 
 from __future__ import annotations
 

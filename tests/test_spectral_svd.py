@@ -134,7 +134,8 @@ def test_values_far_below_the_first_come_out(below, dtype):
 def test_the_squares_tell_what_they_cannot():
     """Equal values, and values below the rounding of s_1^2, are left to the bidiagonalisation; others are found."""
     flat = np.linspace(1.0, 0.5, 400)
-    for s, found in ((flat, True), (np.where(np.arange(400) < 2, 1.0, flat * 0.9), False), (0.5 ** np.arange(400.0), False)):
+    twice, falling = np.where(np.arange(400) < 2, 1.0, flat * 0.9), 0.5 ** np.arange(400.0)
+    for s, found in ((flat, True), (twice, False), (falling, False)):
         matrix = with_spectrum(s, 400, 500, np.float32)
         sides = Sides.of(matrix)
         u = leading(sides, 12, block=2, bound=1e-4, seed=0, most=400, tell=lambda steps: None)

@@ -206,7 +206,7 @@ def compact(facts: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, draw and write."""
     with np.load(ROOT / "models" / "shapes.npz") as file:
-        bodies, known, families = file["body"], file["quantities"], file["labels"]
+        bodies, known, families = file["body"], file["quantities"], file["families"]
     model = Linearization(ROOT / "models" / "shapes.onnx")
     instances = [model.at(bodies[i : i + 1]) for i in range(len(bodies))]
     spectra = spectra_of(instances)

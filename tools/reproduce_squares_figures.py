@@ -54,7 +54,7 @@ def part(v: Vector, of: Vector) -> float:
 def spectra(matrices: dict[str, Vector], operators: dict[str, Vector]) -> Figure:
     """Singular values relative to the first, and the energy that the first k leave out; of the operators the median and
     the range over the images."""
-    made = blank(10.5, 4, "The operator's spectrum decays faster than the data's")
+    made = blank(10.5, 4, "Spectra of the operator at an image and of the images")
     values, energy = made.subplots(1, 2)
     lines = [(name, s[None], line, INK) for (name, s), line in zip(matrices.items(), (":", "--"), strict=True)]
     lines += [(f"operator, {LABELS[name]}", s, "-", c) for (name, s), c in zip(operators.items(), LINES, strict=True)]

@@ -220,7 +220,12 @@ def train() -> Trained:
     return Trained(
         network=network,
         inputs={"body": held_out[:KEPT]},
-        extras={"quantities": known[:KEPT], "labels": families[:KEPT], "class_names": np.array(FAMILIES)},
+        extras={
+            "quantities": known[:KEPT],
+            "class_names": np.array(QUANTITIES),
+            "families": families[:KEPT],
+            "family_names": np.array(FAMILIES),
+        },
         outputs=("quantities", "reconstruction"),
         what="Autoencoder of bodies [N,1,16,16,16], the share of each voxel that is inside: fully connected, ReLU; and "
         "a regressor on its latent space of 8: volume and moment of inertia about z [N,2]",

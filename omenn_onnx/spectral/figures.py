@@ -92,11 +92,18 @@ def evolution(layers: Sequence[LayerSpectrum], found: Evolution, title: str) -> 
         p = np.sort(np.abs(layer.alpha))[::-1]
         if p.sum() > 0:
             shares.plot(np.arange(1, len(p) + 1), np.cumsum(p) / p.sum(), color=colour, lw=1.3)
-    decay.set(xscale="log", yscale="log")
+    # Few components stand side by side, of many the first ones count.
+    many = max(len(layer.s) for layer in layers) > MANY_BARS
+    for ax in (decay, shares):
+        if many:
+            ax.set_xscale("log")
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    decay.set_yscale("log")
     _floor(decay, np.concatenate([layer.s / layer.s[0] for layer in layers]))
     decay.legend(fontsize=7, frameon=False, loc="lower left")
     _named(decay, "singular values, $s_k / s_1$", "component k")
-    shares.set(xscale="log", ylim=(0, 1.03))
+    shares.set_ylim(0, 1.03)
     _named(shares, "sum of the largest $|\\alpha|$, of all", "components")
     places = np.arange(len(layers))
     ranks.plot(places, found.effective_rank, color=INK, marker="o", ms=4, lw=1.2, label="effective rank of $s^2$")
