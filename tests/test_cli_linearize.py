@@ -322,7 +322,7 @@ def test_missing_the_bar_is_said(
         ("mlp.onnx mlp.npz --rules best", "invalid choice: 'best'"),
         ("mlp.onnx missing.npz", "there is no such file"),
         ("missing.onnx mlp.npz", "missing.onnx: no such file"),
-        ("mlp.onnx mlp.npz -o .", "'mlp.npz' exists"),
+        ("mlp.onnx mlp.npz -o .", "'mlp.npz' is an input and would be overwritten"),
         ("mlp.onnx mlp.npz -o . --force", "is an input and would be overwritten"),
         ("mlp.onnx mlp.npz row.npy ./row.npy", "two inputs are called 'row'"),
     ],

@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from omenn_onnx.cli import Parser, UsageError, add_reading_options, run_cli, table
-from omenn_onnx.cli.reading import batch_size, files_of, label_names, preprocessing, samples
-from omenn_onnx.errors import OutputExists, TargetError
+from omenn_onnx.cli.reading import batch_size, check_outputs, files_of, label_names, preprocessing, samples
+from omenn_onnx.errors import TargetError
 from omenn_onnx.runtime.contract import ILL_CONDITIONED
 from omenn_onnx.runtime.explainer import Explainer
 from omenn_onnx.runtime.explanation import Explanation
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)
     explainer = Explainer(args.compiled, args.provider)
     paths = files_of(args.input)
-    _check_outputs(paths, args)
+    check_outputs(paths, args.output_dir, (".npz",) if args.no_figure else (".npz", ".png"), args.force)
     many = len(paths) > 1
     if not many:
         _print_contract(explainer)
@@ -99,22 +99,6 @@ def _explain(explainer: Explainer, sample: Sample, path: Path, args: Namespace, 
         written += _figures(found, sample, baseline, stem, args)
     if not brief:
         print("wrote " + ", ".join(str(w) for w in written))
-
-
-def _check_outputs(paths: Sequence[Path], args: Namespace) -> None:
-    """Raises before anything runs: two inputs with one output, an input that would be overwritten, existing files."""
-    stems = [p.stem for p in paths]
-    twice = next((s for s in stems if stems.count(s) > 1), None)
-    if twice is not None:
-        raise UsageError(f"two inputs are called {twice!r}: their outputs would overwrite each other")
-    inputs = {p.resolve() for p in paths}
-    for path in paths:
-        for end in (".npz",) if args.no_figure else (".npz", ".png"):
-            out = args.output_dir / f"{path.stem}{end}"
-            if out.resolve() in inputs:
-                raise UsageError(f"{str(out)!r} is an input and would be overwritten: choose another --output-dir")
-            if out.exists() and not args.force:
-                raise OutputExists(f"{str(out)!r} exists (--force overwrites it)")
 
 
 def _described(sample: Sample, args: Namespace) -> Sample:

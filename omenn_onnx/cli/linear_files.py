@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from omenn_onnx.cli import UsageError, table
 from omenn_onnx.cli.groups import groups_of
-from omenn_onnx.cli.reading import label_names, rows_of
-from omenn_onnx.errors import OutputExists
+from omenn_onnx.cli.reading import check_output, label_names, rows_of
 from omenn_onnx.runtime.figures import ids_among, target_name, token_names, write
 from omenn_onnx.runtime.files import save_arrays, whole_array
 from omenn_onnx.runtime.progress import progress
@@ -291,9 +290,3 @@ def _bytes(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f} bytes"
-
-
-def check_output(path: Path, force: bool) -> None:
-    """Raises OutputExists where there is such a file and it may not be overwritten."""
-    if path.exists() and not force:
-        raise OutputExists(f"{str(path)!r} exists (--force overwrites it)")

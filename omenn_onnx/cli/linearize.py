@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from omenn_onnx.cli import Parser, UsageError, add_reading_options, run_cli
-from omenn_onnx.cli.linear_files import NPZ_LIMIT, SHOWN_FIGURES, LinearFile, check_output
-from omenn_onnx.cli.reading import files_of, samples
+from omenn_onnx.cli.linear_files import NPZ_LIMIT, SHOWN_FIGURES, LinearFile
+from omenn_onnx.cli.reading import check_outputs, files_of, samples
 from omenn_onnx.linearise import RULES
 from omenn_onnx.spectral.instances import Linearization
 from omenn_onnx.spectral.operators import MEMORY_LIMIT
@@ -74,25 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.model, rules=args.rules, inputs=args.input, dtype=args.dtype, opaque=args.opaque, providers=args.provider
     )
     paths = files_of(args.files)
-    _check_outputs(paths, args)
+    check_outputs(paths, args.output_dir, (".npz", ".png") if args.figure else (".npz",), args.force)
     within = True
     for path, sample in zip(paths, samples(paths, model.inputs, args), strict=True):
         within &= LinearFile(model, path, sample, args, len(paths) > 1).run()
     return WITHIN if within else OUTSIDE
-
-
-def _check_outputs(paths: Sequence[Path], args: Namespace) -> None:
-    """Raises before anything runs: two inputs with one output, an input that would be overwritten, existing files."""
-    stems = [p.stem for p in paths]
-    twice = next((s for s in stems if stems.count(s) > 1), None)
-    if twice is not None:
-        raise UsageError(f"two inputs are called {twice!r}: their outputs would overwrite each other")
-    inputs = {p.resolve() for p in paths}
-    for stem in stems:
-        for end in (".npz", *((".png",) if args.figure else ())):
-            check_output(args.output_dir / f"{stem}{end}", args.force)
-        if (args.output_dir / f"{stem}.npz").resolve() in inputs:
-            raise UsageError(f"{stem + '.npz'!r} is an input and would be overwritten: choose another --output-dir")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from omenn_onnx.cli import UsageError
+from omenn_onnx.errors import OutputExists
 from omenn_onnx.runtime.engines import TensorInfo
 from omenn_onnx.runtime.explainer import Explainer
 from omenn_onnx.runtime.readers import Preprocessing, Sample, read, readable_files
@@ -96,3 +97,23 @@ def _size(text: str) -> tuple[int, int]:
     if not 1 <= len(words) <= 2 or not all(w.isdigit() and int(w) for w in words):
         raise UsageError(f"--resize {text!r}: not a size such as 224x224 (height x width) or 224")
     return int(words[0]), int(words[-1])
+
+
+def check_outputs(paths: Sequence[Path], folder: Path, ends: Sequence[str], force: bool) -> None:
+    """Raises before anything runs: two inputs with one output (``folder``/STEM``end``), an input that would be
+    overwritten, existing files."""
+    stems = [p.stem for p in paths]
+    twice = next((s for s in stems if stems.count(s) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two inputs are called {twice!r}: their outputs would overwrite each other")
+    inputs = {p.resolve() for p in paths}
+    for out in (folder / f"{stem}{end}" for stem in stems for end in ends):
+        if out.resolve() in inputs:
+            raise UsageError(f"{str(out)!r} is an input and would be overwritten: choose another --output-dir")
+        check_output(out, force)
+
+
+def check_output(path: Path, force: bool) -> None:
+    """Raises OutputExists where there is such a file and it may not be overwritten."""
+    if path.exists() and not force:
+        raise OutputExists(f"{str(path)!r} exists (--force overwrites it)")

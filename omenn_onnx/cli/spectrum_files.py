@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from omenn_onnx.errors import OutputExists
+from omenn_onnx.cli.reading import check_output
 from omenn_onnx.runtime.figures import write
 from omenn_onnx.runtime.files import save_arrays, whole_file
 from omenn_onnx.runtime.panels import spell
@@ -34,8 +34,7 @@ MOST_COMMON = 6
 def check_folder(folder: Path, force: bool) -> None:
     """Raises OutputExists where the folder holds an analysis that may not be overwritten."""
     for name in ("spectrum.json", "spectrum.npz"):
-        if (folder / name).exists() and not force:
-            raise OutputExists(f"{str(folder / name)!r} exists (--force overwrites it)")
+        check_output(folder / name, force)
 
 
 class Folder:

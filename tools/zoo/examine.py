@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,19 +66,28 @@ def examine(network: Network, folder: Path, rules: str) -> Finding:
     """Every check but the comparison with a twin. The maps are left in the folder."""
     finding = Finding(network.name, rules)
     refusal = network.refused.get(rules, "")
-    try:
+
+    def run() -> None:
         _examine(network, folder, rules, finding)
         if refusal:
             finding.failed.append(f"compiled, where {refusal!r} should be refused")
+
+    finding.note = told(run, refusal, finding.failed)
+    return finding
+
+
+def told(run: Callable[[], None], refusal: str, failed: list[str]) -> str:
+    """Run a check; what it raises goes to ``failed``; a refusal that is expected is returned as a note."""
+    try:
+        run()
     except OmennError as e:
         said = " ".join(str(e).split())
         if refusal and refusal in said:
-            finding.note = f"refused: {refusal}"
-        else:
-            finding.failed.append(f"{type(e).__name__}: {said[:400]}")
-    except Exception as e:
-        finding.failed.append(f"{type(e).__name__}: {' '.join(str(e).split())[:400]}")
-    return finding
+            return f"refused: {refusal}"
+        failed.append(f"{type(e).__name__}: {said[:400]}")
+    except Exception as e:  # (whatever a network makes go wrong is a finding)
+        failed.append(f"{type(e).__name__}: {' '.join(str(e).split())[:400]}")
+    return ""
 
 
 def _examine(network: Network, folder: Path, rules: str, finding: Finding) -> None:

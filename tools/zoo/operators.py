@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -12,10 +13,11 @@ import numpy as np
 import onnx
 
 import omenn_onnx
-from omenn_onnx.errors import NoPath, OmennError
+from omenn_onnx.errors import NoPath
 from omenn_onnx.runtime import engines
 from omenn_onnx.spectral.instances import Instance, Linearization
 from zoo.entry import Network, Sample
+from zoo.examine import told
 
 TESTS = str(Path(__file__).resolve().parents[2] / "tests")
 if TESTS not in sys.path:
@@ -48,18 +50,10 @@ class Finding:
 
 def examine(network: Network, folder: Path, rules: str) -> Finding:
     """X -> Z, X -> a middle layer, that layer -> Z, for each explained X: with random vectors, whatever the size."""
-    finding, refusal = Finding(network.name, rules), network.refused.get(rules, "")
-    try:
-        with mock.patch.object(engines, "open_session", operator_checks.on_one_thread):  # (checked side by side)
-            _examine(network, folder, rules, finding)
-    except OmennError as e:
-        said = " ".join(str(e).split())
-        if refusal and refusal in said:
-            finding.note = f"refused: {refusal}"
-        else:
-            finding.failed.append(f"{type(e).__name__}: {said[:400]}")
-    except Exception as e:
-        finding.failed.append(f"{type(e).__name__}: {' '.join(str(e).split())[:400]}")
+    finding = Finding(network.name, rules)
+    with mock.patch.object(engines, "open_session", operator_checks.on_one_thread):  # (checked side by side)
+        run = partial(_examine, network, folder, rules, finding)
+        finding.note = told(run, network.refused.get(rules, ""), finding.failed)
     return finding
 
 
