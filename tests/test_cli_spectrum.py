@@ -180,6 +180,25 @@ def test_reductions_targets_and_sympy(capsys):
     assert 0 < sum(c["reduced"] != 0 for c in shown["layers"][0]["components"]) < len(shown["layers"][0]["components"])
 
 
+def test_regions(capsys):
+    """How far the operator holds: to the next region of a piecewise linear network, as fast as a smooth one changes."""
+    common = ["--rows", "0", "--no-figure", "-k", "1", "--regions", "4"]
+    status, out, _ = run(capsys, *of("breast_cancer_mlp", *common, "--layers", "relu"))
+    assert status == 0
+    told = written()[0]["inputs"][0]["region"]
+    assert len(told["distances"]) == len(told["nodes"]) == 4
+    assert all(0 < t <= told["limit"] for t in told["distances"])
+    assert f"{min(told['distances']):.3g}" in out
+    assert "in the median of 4 random directions" in out
+    status, out, _ = run(capsys, *of("digits_vit", *common, "--layers", "add_74", "-o", "smooth"))
+    assert status == 0
+    told = written("smooth")[0]["inputs"][0]["region"]
+    assert told["smooth"]
+    assert 0 < told["change"][0] < told["change"][-1]
+    assert "changes smoothly" in out
+    assert run(capsys, *of("digits_vit", "--regions", "0"))[0] == 2
+
+
 def test_components_are_dropped_and_kept(capsys):
     common = ["--rows", "0", "--no-figure", "--layers", "relu,relu_1", "--force"]
     status, out, _ = run(capsys, *of("breast_cancer_mlp", *common, "--drop", "1", "--export"))

@@ -48,6 +48,8 @@ def parser() -> Parser:
                          "layer, counted from 1 (1,3), or the fewest that hold a share (90%%)")  # fmt: skip
     surgery.add_argument("--keep", metavar="WHICH", help="... with these alone")
     made.add_argument("--export", action="store_true", help="with --drop or --keep: write the pruned affine models")
+    made.add_argument("--regions", type=int, metavar="N", help="how far the operator holds: the distance to the next "
+                      "linear region along N random directions")  # fmt: skip
     made.add_argument("--sympy", action="store_true", help="write the symbolic forms as SymPy expressions too")
     made.add_argument("--rules", choices=RULES[::-1], default="tangent", help="tangent: SpecXAI's (default); secant: "
                       "OMENN's")  # fmt: skip
@@ -104,6 +106,8 @@ def _check(args: Namespace) -> None:
         raise UsageError(f"--threshold must not be negative, got {args.threshold:g}")
     if args.export and args.drop is None and args.keep is None:
         raise UsageError("--export writes what --drop or --keep leaves: give one of them")
+    if args.regions is not None and args.regions < 1:
+        raise UsageError(f"--regions must be at least 1, got {args.regions}")
     if args.figures < 0:
         raise UsageError(f"--figures must not be negative, got {args.figures}")
 

@@ -22,6 +22,7 @@ from omenn_onnx.spectral.biases import LayerBiases
 from omenn_onnx.spectral.instances import Linearization
 from omenn_onnx.spectral.panels import Face
 from omenn_onnx.spectral.proposals import Layer
+from omenn_onnx.spectral.regions import Region
 from omenn_onnx.spectral.study import InstanceSpectra, LayerSimilarity
 from omenn_onnx.spectral.surgery import Pruned
 
@@ -170,7 +171,20 @@ def _input(
             "layers": list(b.layers), "owners": [list(o) for o in b.owners], "pushed": b.pushed.tolist(),
             "telescoped": b.telescoped.tolist(), "bias": float(b.bias), "disagreement": b.disagreement,
         }  # fmt: skip
+    if found.region is not None:
+        said["region"] = _region(found.region)
     return said if pruned is None else said | {"pruned": pruned}
+
+
+def _region(found: Region) -> dict[str, Any]:
+    if found.distances is None:
+        assert found.profile is not None
+        p = found.profile
+        held = {"t": p.t.tolist(), "change": p.change.tolist(), "deviation": p.deviation.tolist()}
+        return {"norm": found.norm, "smooth": list(found.smooth), **held}
+    d = found.distances
+    far = [float(t) if np.isfinite(t) else None for t in d.t]
+    return {"norm": found.norm, "distances": far, "nodes": [list(n) for n in d.nodes], "limit": d.limit}
 
 
 def _layer(one: LayerSpectrum, key: str, label: str, arrays: dict[str, Array], sympy: bool) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from omenn_onnx.spectral.biases import layer_biases
 from omenn_onnx.spectral.instances import Instance, Linearization
 from omenn_onnx.spectral.panels import Face
 from omenn_onnx.spectral.proposals import Layer
+from omenn_onnx.spectral.regions import region
 from omenn_onnx.spectral.study import InstanceSpectra, LayerSimilarity
 from omenn_onnx.spectral.surgery import Pruned, Surgery
 from omenn_onnx.spectral.targets import Explained, explained
@@ -127,7 +128,8 @@ class Run:
             return
         biases = layer_biases(instance, None, source, None, asked.weights)
         x = instance.value(source)
-        found = InstanceSpectra(named.label, x, asked, tuple(spectra), biases, named.truth)
+        around = None if self.args.regions is None else region(instance, source, self.args.regions)
+        found = InstanceSpectra(named.label, x, asked, tuple(spectra), biases, named.truth, around)
         self.found.append(found)
         if len(self.found) == 1 and asked.index is not None and len(asked.weights) == x.size:
             print("\nThe output is as large as the input: --target norm explains all of it, not one element.")

@@ -8,6 +8,7 @@ import numpy as np
 
 from omenn_onnx.cli import table
 from omenn_onnx.spectral.proposals import Layer
+from omenn_onnx.spectral.regions import Region
 from omenn_onnx.spectral.study import InstanceSpectra, LayerSimilarity
 from omenn_onnx.spectral.surgery import Pruned
 
@@ -49,6 +50,30 @@ def say_input(found: InstanceSpectra, best: str) -> None:
         named = ", ".join(f"{beta[i]:+.4g} {found.biases.layers[i]}" for i in sorted(order))
         more = len(beta) - len(order)
         print(f"bias, by layers: {named}" + (f", {more} more" if more else ""))
+    if found.region is not None:
+        print(_surroundings(found.region))
+
+
+def _surroundings(found: Region) -> str:
+    """How far the operator holds, in one line."""
+    if found.distances is None:
+        assert found.profile is not None
+        steps = ", ".join(
+            f"{change:.2g} at {t / (found.norm or 1):.3g} |x|"
+            for t, change in zip(found.profile.t, found.profile.change, strict=True)
+        )
+        return f"the operator changes smoothly, along a random direction by {steps}"
+    met = found.distances.t[np.isfinite(found.distances.t)]
+    count = len(found.distances.t)
+    if not len(met):
+        return f"no other linear region within {found.distances.limit:.3g} along {count} random directions"
+    first = found.distances.nodes[int(np.argmin(found.distances.t))]
+    nearest, median = found.distances.nearest, found.distances.median
+    parts = f" ({nearest / found.norm:.2g} |x|)" if found.norm else ""
+    return (
+        f"the next linear region is {nearest:.3g}{parts} away at the nearest, {median:.3g} in the median of {count} "
+        f"random directions; first to switch: {', '.join(first)}"
+    )
 
 
 def say_pruned(found: Sequence[tuple[str, Pruned, dict[str, float], str]], label: str) -> None:

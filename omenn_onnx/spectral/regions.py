@@ -30,6 +30,8 @@ _FAR = 10.0
 _EXACT = 64
 """Rows or columns up to which the change of an operator is computed from its whole matrix; above, from so many:"""
 _PROBES = 16
+_PARTS = (0.001, 0.01, 0.1)
+"""Steps at which a smooth operator is compared with that at x, in units of |x|."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,28 @@ class Profile:
     t: Array
     change: Array
     deviation: Array
+
+
+@dataclass(frozen=True)
+class Region:
+    """How far the operator of an instance holds, along random directions: the ``distances`` to the next linear region,
+    or, where it changes smoothly with the tensors ``smooth``, its ``profile`` along one. ``norm``: |x|."""
+
+    norm: float
+    distances: Distances | None
+    profile: Profile | None
+    smooth: tuple[str, ...]
+
+
+def region(instance: Instance, source: str | None = None, directions: int = 16, seed: int = 0) -> Region:
+    """The surroundings of an instance in short, along so many random directions. Raises as ``Surroundings``."""
+    around = Surroundings(instance, source)
+    norm = float(np.linalg.norm(around.operator.x))
+    if around.piecewise:
+        return Region(norm, around.distances(directions, seed=seed), None, ())
+    way = np.random.default_rng(seed).normal(size=around.operator.shape[1])
+    steps = [part * (norm or 1.0) for part in _PARTS]
+    return Region(norm, None, around.profile(way, steps), tuple(around.smooth))
 
 
 class Surroundings:

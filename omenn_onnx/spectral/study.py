@@ -12,6 +12,7 @@ import numpy as np
 from omenn_onnx.spectral.analysis import LayerSpectrum
 from omenn_onnx.spectral.biases import LayerBiases
 from omenn_onnx.spectral.evolution import Evolution
+from omenn_onnx.spectral.regions import Region
 from omenn_onnx.spectral.similarity import THRESHOLD, Common, Directions, Gathered, clusters
 from omenn_onnx.spectral.targets import Explained
 
@@ -24,7 +25,8 @@ COMPARED = 3
 @dataclass(frozen=True)
 class InstanceSpectra:
     """The spectra of several layers at one input ``x``, in order, with the number that they explain, and what the
-    biases of each stretch of the network add to it (beta_l, eq. 9). ``truth``: the input's class, if known."""
+    biases of each stretch of the network add to it (beta_l, eq. 9). ``truth``: the input's class, if known;
+    ``region``: how far the operator from x to the explained output holds, if asked for."""
 
     label: str
     x: Array
@@ -32,6 +34,7 @@ class InstanceSpectra:
     layers: tuple[LayerSpectrum, ...]
     biases: LayerBiases | None = None
     truth: str = ""
+    region: Region | None = None
 
     @cached_property
     def evolution(self) -> Evolution:
