@@ -36,6 +36,11 @@ def run(capsys: pytest.CaptureFixture[str], *argv: Any) -> tuple[int, str, str]:
     return status, out, err
 
 
+def said_of(err: str) -> list[str]:
+    """The lines of stderr but for those that say where long work is (on a busy machine there are some)."""
+    return [line for line in err.splitlines() if ": spectra: " not in line]
+
+
 def of(name: str, *options: Any) -> list[Any]:
     """The command line for a network of models/ with its own inputs."""
     return [MODELS / f"{name}.onnx", MODELS / f"{name}.npz", *options]
@@ -79,7 +84,7 @@ def relu_chain(widths: list[int], scale: float = 1.0) -> onnx.ModelProto:
 
 def test_a_table_of_features_end_to_end(capsys):
     status, out, err = run(capsys, *of("breast_cancer_mlp", "--rows", "0:6", "--figures", "1"))
-    assert (status, err) == (0, "")
+    assert (status, said_of(err)) == (0, [])
     said, arrays = written()
     assert [one["name"] for one in said["layers"]] == ["relu", "relu_1"]
     assert len(said["inputs"]) == 6
@@ -94,7 +99,8 @@ def test_a_table_of_features_end_to_end(capsys):
         assert index == int(np.argmax(logits))
         assert y == pytest.approx(float(logits[index]), rel=1e-5)
         for layer in one["layers"]:
-            assert y == pytest.approx(layer["sum_alpha"] + layer["remainder"] + layer["bias"], rel=1e-9)
+            assert y == pytest.approx(layer["sum_alpha"] + layer["remainder"] + layer["bias"], rel=1e-5)
+            assert layer["residual"] < 1e-6
             assert abs(layer["remainder"]) < 1e-4
             terms = layer["symbolic"]
             total = sum(t["amount"] for t in terms["terms"]) + terms["remainder"] + terms["bias"]

@@ -194,6 +194,8 @@ def test_contributions_are_those_of_the_dense_matrices(name):
     np.testing.assert_allclose(found.coefficients, np.abs(s * (v @ x))[:rank], atol=1e-5 * s[0])
     assert found.y == pytest.approx(float(made.value("z")[0, 2]), rel=1e-6)
     assert found.y == pytest.approx(found.alpha.sum() + found.remainder + found.bias, rel=1e-12)
+    assert found.bias == pytest.approx(float(made.operator().bias[2]), abs=1e-5)  # (not what the rest leaves of y)
+    assert found.residual < 1e-6
     assert abs(found.remainder) < 1e-5 * max(1.0, np.abs(alpha).sum())
     maps = found.right.by_value.sum(axis=1) * found.s[: len(found.triplets)]
     np.testing.assert_allclose(maps, found.coefficients[: len(found.triplets)], atol=1e-5)

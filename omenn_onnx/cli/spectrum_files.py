@@ -226,6 +226,7 @@ def _layer(one: LayerSpectrum, key: str, label: str, arrays: dict[str, Array], s
         "sum_alpha": float(one.split.explained[0]),
         "remainder": one.remainder,
         "bias": one.bias,
+        "residual": one.residual,
         "past": one.past,
         "symbolic": said.as_dict() | {"sentence": said.sentence()} | extra,
         "arrays": key,

@@ -22,6 +22,7 @@ from omenn_onnx.runtime.readers import Sample
 from omenn_onnx.spectral.analysis import COUNT, SMALL, LayerSpectrum, Settings, analyse, layers_of
 from omenn_onnx.spectral.biases import layer_biases
 from omenn_onnx.spectral.instances import Instance, Linearization
+from omenn_onnx.spectral.linear_map import completeness_bar
 from omenn_onnx.spectral.panels import Face
 from omenn_onnx.spectral.proposals import Layer
 from omenn_onnx.spectral.regions import region
@@ -126,6 +127,9 @@ class Run:
             _warn(f"{said}; this input is left out")
             self.skipped.append(said)
             return
+        worst, bar = max(one.residual for one in spectra), completeness_bar(instance)
+        if not worst <= bar:
+            _warn(f"{named.label}: L R x + bias misses the output by {worst:.1e}, the completeness bar is {bar:.0e}")
         biases = layer_biases(instance, None, source, None, asked.weights)
         x = instance.value(source)
         around = None if self.args.regions is None else region(instance, source, self.args.regions)

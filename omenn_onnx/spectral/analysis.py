@@ -84,7 +84,8 @@ class LayerSpectrum:
     (s_k v_k . x, none negative: 17-18) [K]. ``triplets``: the first k <= K with their vectors, oriented alike.
     ``split``: the contributions, of one output; ``reduced``: what a reduction leaves of them. ``right``, ``left``: the
     vectors of ``triplets`` over input and layer. ``past``: the tensor through which a path leads past the layer, where
-    it does not separate input and output; what it brings is in the bias.
+    it does not separate input and output; what it brings is in the bias. ``residual``: |y of the network - L R x -
+    bias| / max(1, |y|, sum |L_j (R x)_j|, |bias|), all three computed for themselves: rounding and nothing else.
     """
 
     layer: Layer
@@ -98,6 +99,7 @@ class LayerSpectrum:
     right: Maps
     left: Maps
     past: str | None
+    residual: float
 
     @property
     def name(self) -> str:
@@ -106,12 +108,12 @@ class LayerSpectrum:
 
     @property
     def y(self) -> float:
-        """The explained number."""
+        """The explained number, as L R x + bias."""
         return float(self.split.y[0])
 
     @property
     def bias(self) -> float:
-        """What reaches y otherwise than through R x."""
+        """What reaches y otherwise than through R x: L (the layer's bias) + the bias from the layer on."""
         return float(self.split.bias[0])
 
     @property
@@ -140,17 +142,19 @@ def analyse(
     weights = explained.weights.astype(np.float64)
     past = None
     if layer.name == instance.target:
-        row, y = weights, float(weights @ right.y)
+        row, y, bias = weights, float(weights @ right.y), float(weights @ right.bias)
     else:
         left = instance.operator(layer.name, None)
         row, y = left.rmatvec(weights.astype(left.dtype)).astype(np.float64), float(weights @ left.y)
+        bias = float(row @ right.bias + weights @ left.bias)
         past = instance.bypass(right.source, left, instance)
     image = right.matvec(right.x).astype(np.float64)
     found, leading = spectrum_of(right, settings)
     full = isinstance(found, Spectrum) or len(leading) < (settings.k or COUNT)
     leading = leading.oriented(right.x)
-    split = contributions(found, row, image, y - float(row @ image))
+    split = contributions(found, row, image, bias)
     split = replace(split, weights=split.weights * _signs(split), coordinates=np.abs(split.coordinates))
+    off = abs(y - float(split.y[0])) / max(1.0, abs(y), float(np.abs(row * image).sum()), abs(bias))
     known = found.rank if isinstance(found, Spectrum) else len(found)
     split = _first(split, known)
     axes = instance.channel_axis(right.source), instance.channel_axis(layer.name)
@@ -166,6 +170,7 @@ def analyse(
         Maps.of(leading.v, right.source_shape, axes[0], right.x),
         Maps.of(leading.u, right.target_shape, axes[1], right.y),
         past,
+        off,
     )
 
 
