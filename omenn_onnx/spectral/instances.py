@@ -26,6 +26,8 @@ from omenn_onnx.spectral.original import Choices, is_compiled, take_out
 
 Array = NDArray[Any]
 
+_SIZES = 8
+"""Sets of input shapes that a model stays linearised for."""
 _KEPT_BYTES, _KEPT_LEAST, _KEPT_MOST = 10**9, 2, 64
 """Operators of a model that stay ready: so many bytes of their graphs, each of which holds the weights between its ends
 (and again once it has run), and how many they are at least and at most."""
@@ -63,7 +65,7 @@ class Linearization:
         self.rules, self.dtype, self.providers = rules, dtype or said.dtype, providers
         self._said = Choices(names or said.inputs, output or said.output, axis or said.axes, refused or said.opaque)
         self.inputs, self._optional = infos_of(self._loaded.proto)
-        self._sized: dict[tuple[Any, ...], Sized] = {}
+        self._sized: OrderedDict[tuple[Any, ...], Sized] = OrderedDict()
 
     def at(self, feeds: Any) -> Instance:
         """The instance of these inputs: a dictionary by name, or the array of the only input. Raises FeedError (names,
@@ -90,6 +92,9 @@ class Linearization:
             device = "cuda" if on_cuda(self.providers) else "cpu"
             lin = linearise(loaded, explained, s.output, self.rules, s.axes, self.dtype, s.opaque, provider=device)
             self._sized[key] = Sized(lin, str(loaded.folder or ""), self.providers)
+        self._sized.move_to_end(key)
+        while len(self._sized) > _SIZES:
+            self._sized.popitem(last=False)
         return self._sized[key]
 
 
