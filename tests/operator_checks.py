@@ -30,8 +30,9 @@ def on_one_thread(model: Any, providers: Any = None, options: Any = None, **more
     return sessions.open_session(model, providers, options, **more)
 
 
-def adjoint_gap(op: TensorOperator, seed: int = 0, count: int = 2) -> float:
-    """max |<u, R v> - <R^T u, v>| / (|u| |R v|) over ``count`` pairs of random vectors, sums in float64."""
+def adjoint_gap(op: TensorOperator, seed: int = 0, count: int = 2, cancelling: bool = False) -> float:
+    """max |<u, R v> - <R^T u, v>| / (|u| |R v|) over ``count`` pairs of random vectors, sums in float64. With
+    ``cancelling`` over the larger of that and |R^T u| |v|: where R v is what large terms leave, as both sides round."""
     random = np.random.default_rng(seed)
     v = random.standard_normal((op.shape[1], count)).astype(op.dtype)
     u = random.standard_normal((op.shape[0], count)).astype(op.dtype)
@@ -40,6 +41,8 @@ def adjoint_gap(op: TensorOperator, seed: int = 0, count: int = 2) -> float:
     assert np.isfinite(cotangent).all(), "R^T u is not finite"
     gap = np.abs((u * image).sum(axis=0) - (cotangent * v).sum(axis=0))
     scale = np.linalg.norm(u.astype(np.float64), axis=0) * np.linalg.norm(image, axis=0)
+    if cancelling:
+        scale = np.maximum(scale, np.linalg.norm(cotangent, axis=0) * np.linalg.norm(v.astype(np.float64), axis=0))
     return float(np.max(np.where(gap == 0, 0.0, gap / np.maximum(scale, 1e-30)), initial=0.0))
 
 

@@ -46,7 +46,7 @@ def test_bars(network: Network, rules: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("rules", RULES)
-@pytest.mark.parametrize("network", [pytest.param(n, id=n.name) for n in QUICK[::4]])
+@pytest.mark.parametrize("network", [pytest.param(n, id=n.name) for n in (*QUICK[::4], ALL["cnn-aware"])])
 def test_operators(network: Network, rules: str, folder: Path) -> None:
     """The linear operators of the network, as --operators checks them."""
     if not network.sample(folder).exists():

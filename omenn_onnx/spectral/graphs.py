@@ -107,7 +107,7 @@ def program_graphs(
     whole = _written(lin, values, [t for t, _ in ends], outputs)
     infos = _Infos(lin, whole)
     own = [i for i in whole.graph.input if i.name not in (names[0], names[2])]
-    varying = depending(whole, [i.name for i in own], random=True)
+    varying = depending(whole, [*(i.name for i in own), *_dequantised(whole)], random=True)
     forward, wanted = _part(whole, names[0], names[1], varying, infos, folder)
     reverse, also = _part(whole, names[2], names[3], varying, infos, folder)
     asked = [*wanted, *also, *values, *([names[4]] if bias is not None else [])]
@@ -124,6 +124,12 @@ def program_graphs(
         end.shape,
         *names[:4],
     )
+
+
+def _dequantised(whole: ModelProto) -> list[str]:
+    """Weights that are stored as integers: coefficients too, as ONNX Runtime fuses them into products that round their
+    other operand (MatMulNBits)."""
+    return [o for n in whole.graph.node if n.op_type == "DequantizeLinear" for o in n.output]
 
 
 def value_graph(lin: Linearised, names: Sequence[str], folder: str = "", given: Sequence[str] = ()) -> ModelProto:

@@ -27,7 +27,7 @@ import explaining  # noqa: E402
 import operator_checks  # noqa: E402
 
 ADJOINT = 1e-5
-"""|<u, R v> - <R^T u, v>| over |u| |R v|."""
+"""|<u, R v> - <R^T u, v>| over the larger of |u| |R v| and |R^T u| |v|."""
 COMPILED = 1e-5
 """The operator of the model inside the compiled file against that of the original, relative to the largest entry."""
 _OPTIONS = ("inputs", "output", "channel_axis", "opaque", "dtype")
@@ -63,15 +63,16 @@ def _examine(network: Network, folder: Path, rules: str, finding: Finding) -> No
     known = {i.name for i in onnx.load(path, load_external_data=False).graph.input}
     feeds = {k: v for k, v in sample.feeds.items() if k in known}
     instance = Linearization(path, rules=rules, **options).at(feeds)
-    bar = max(network.bar, 1e-5)
+    bar, first = max(network.bar, 1e-5), ""
     for source, target in _pairs(instance):
         try:
             op = instance.operator(source, target)
         except NoPath:
             continue
+        first = first or (source if source in instance.sources else "")
         finding.operators += 1
         finding.size = finding.size or f"{op.shape[0]} x {op.shape[1]}"
-        gap, off = operator_checks.adjoint_gap(op), op.residual
+        gap, off = operator_checks.adjoint_gap(op, cancelling=True), op.residual
         finding.adjoint, finding.residual = max(finding.adjoint, gap), max(finding.residual, off)
         for what, value, limit in (("adjoint", gap, ADJOINT), ("residual", off, bar)):
             if not value <= limit:
@@ -82,8 +83,9 @@ def _examine(network: Network, folder: Path, rules: str, finding: Finding) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         program = omenn_onnx.compile(path, rules=rules, prefix="omenn_", **options)
-    source = instance.sources[0]
-    op, other = (made.operator(source) for made in (instance, Linearization(program, rules=rules).at(feeds)))
+    if not first:
+        return
+    op, other = (made.operator(first) for made in (instance, Linearization(program, rules=rules).at(feeds)))
     u = np.random.default_rng(3).standard_normal(op.shape[0]).astype(op.dtype)
     finding.compiled = max(
         explaining.distance(other.rmatvec(u), op.rmatvec(u)),
@@ -94,12 +96,13 @@ def _examine(network: Network, folder: Path, rules: str, finding: Finding) -> No
 
 
 def _pairs(instance: Instance) -> list[tuple[str, str]]:
-    """The middle layer is the largest of the three tensors in the middle of the list."""
+    """The middle layer is the largest of the three tensors in the middle of the list that have finite values."""
     sources, target = instance.sources, instance.target
-    inner = [n for n in instance.carriers() if n not in (*sources, target)]
+    values = instance.values([n for n in instance.carriers() if n not in (*sources, target)])
+    inner = [n for n, value in values.items() if np.isfinite(value).all()]
     found = [(s, target) for s in sources]
     if inner:
         middle = len(inner) // 2
-        layer = max(inner[max(0, middle - 1) : middle + 2], key=lambda n: np.size(instance.value(n)))
+        layer = max(inner[max(0, middle - 1) : middle + 2], key=lambda n: np.size(values[n]))
         found += [*((s, layer) for s in sources), (layer, target)]
     return found
