@@ -1,7 +1,8 @@
-"""Which rows of an input are one instance of a model."""
+"""What the commands that cut a model open share: which rows of an input are one instance, and some options."""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from omenn_onnx.linearise import rows_are_independent
 from omenn_onnx.runtime import feeds as fed
 from omenn_onnx.runtime.readers import Sample
 from omenn_onnx.spectral.instances import Linearization
+from omenn_onnx.spectral.operators import MEMORY_LIMIT
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,12 @@ def groups_of(model: Linearization, sample: Sample) -> tuple[list[Group], str]:
         feeds = fed.rows_of(sample.feeds, model.inputs, slice(start, start + size), sample.rows)
         groups.append(Group(numbers[start : start + size], feeds))
     return groups, why if size > 1 else ""
+
+
+def add_map_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the commands that cut a model open."""
+    parser.add_argument("--memory-limit", type=float, default=MEMORY_LIMIT / 1e9, metavar="GB", help="most that may be "
+                        f"held in memory (default: {MEMORY_LIMIT / 1e9:g})")  # fmt: skip
+    parser.add_argument("--opaque", metavar="OP", action="append", default=[], help="accept an operator outside the "
+                        "calculus as a constant (repeatable)")  # fmt: skip
+    parser.add_argument("--labels", metavar="FILE|A,B,C", help="class names: a file with one a line, or a list")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omenn_onnx.cli import Parser, UsageError, add_reading_options, run_cli
+from omenn_onnx.cli.groups import add_map_options
 from omenn_onnx.cli.linear_files import NPZ_LIMIT, SHOWN_FIGURES, LinearFile
 from omenn_onnx.cli.reading import check_outputs, files_of, samples
 from omenn_onnx.linearise import RULES
 from omenn_onnx.spectral.instances import Linearization
-from omenn_onnx.spectral.operators import MEMORY_LIMIT
 
 WITHIN, OUTSIDE = 0, 1
 
@@ -50,12 +50,8 @@ def parser() -> Parser:
                       f"first {SHOWN_FIGURES} rows")  # fmt: skip
     made.add_argument("--format", choices=("auto", "npz", "npy"), default="auto", help="where W goes: into the "
                       f".npz, or a memory map beside it; auto: .npy above {NPZ_LIMIT // 10**6} MB")  # fmt: skip
-    made.add_argument("--memory-limit", type=float, default=MEMORY_LIMIT / 1e9, metavar="GB", help="most that may be "
-                      f"held in memory (default: {MEMORY_LIMIT / 1e9:g})")  # fmt: skip
     made.add_argument("--dtype", choices=("float32", "model", "float64"), default="float32", help="arithmetic of W")
-    made.add_argument("--opaque", metavar="OP", action="append", default=[], help="accept an operator outside the "
-                      "calculus as a constant (repeatable)")  # fmt: skip
-    made.add_argument("--labels", metavar="FILE|A,B,C", help="class names: a file with one a line, or a list")
+    add_map_options(made)
     made.add_argument("--force", action="store_true", help="overwrite existing outputs")
     add_reading_options(made, batches=False)
     return made

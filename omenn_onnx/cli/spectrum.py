@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omenn_onnx.cli import Parser, UsageError, add_reading_options, run_cli
+from omenn_onnx.cli.groups import add_map_options
 from omenn_onnx.cli.reading import files_of, samples
 from omenn_onnx.cli.spectrum_files import check_folder
 from omenn_onnx.cli.spectrum_run import Run
 from omenn_onnx.linearise import RULES
 from omenn_onnx.spectral.analysis import COUNT, SMALL
 from omenn_onnx.spectral.instances import Linearization
-from omenn_onnx.spectral.operators import MEMORY_LIMIT
 
 EPILOG = f"""\
 Each row of INPUT is an instance of its own (where a model takes several rows at a time, or rows interact, they are one
@@ -59,11 +59,7 @@ def parser() -> Parser:
     made.add_argument("--output", metavar="NAME", help="explained output (default: before the softmax)")
     made.add_argument("--tolerance", type=float, default=1e-4, metavar="T", help="residual of a component, relative to "
                       "its singular value (default: 1e-4)")  # fmt: skip
-    made.add_argument("--memory-limit", type=float, default=MEMORY_LIMIT / 1e9, metavar="GB", help="most that may be "
-                      f"held in memory (default: {MEMORY_LIMIT / 1e9:g})")  # fmt: skip
-    made.add_argument("--opaque", metavar="OP", action="append", default=[], help="accept an operator outside the "
-                      "calculus as a constant (repeatable)")  # fmt: skip
-    made.add_argument("--labels", metavar="FILE|A,B,C", help="class names: a file with one a line, or a list")
+    add_map_options(made)
     made.add_argument("--figures", type=int, default=2, metavar="N", help="inputs that get figures of their own "
                       "(default: 2; those of all inputs together are always made)")  # fmt: skip
     made.add_argument("--no-figure", action="store_true", help="write numbers only")
