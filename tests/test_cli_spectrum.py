@@ -205,6 +205,21 @@ def test_regions(capsys):
     assert run(capsys, *of("digits_vit", "--regions", "0"))[0] == 2
 
 
+def test_maps_are_contracted_over_the_axis_that_is_asked_for(capsys):
+    """Over the rows of an image instead of its channels: a map sums to v . x all the same."""
+    common = ["--rows", "0", "-k", "2", "--layers", "mean"]
+    assert run(capsys, *of("digits_cnn", *common))[0] == 0
+    assert run(capsys, *of("digits_cnn", *common, "--axis", "-2", "-o", "rows"))[0] == 0
+    (said, plain), (_, turned) = written(), written("rows")
+    key = said["inputs"][0]["layers"][0]["arrays"]
+    assert plain[f"{key}/right_by_value"].shape == (2, 1, 16, 16)
+    assert turned[f"{key}/right_by_value"].shape == (2, 1, 1, 16)
+    sums = [t[f"{key}/right_by_value"].reshape(2, -1).sum(axis=1) for t in (plain, turned)]
+    np.testing.assert_allclose(*sums, rtol=1e-6)
+    status, _, err = run(capsys, *of("digits_cnn", *common, "--axis", "4", "-o", "none"))
+    assert (status, "axis 4 does not exist: 'image' has shape [1, 1, 16, 16]" in err) == (2, True)
+
+
 def test_components_are_dropped_and_kept(capsys):
     common = ["--rows", "0", "--no-figure", "--layers", "relu,relu_1", "--force"]
     status, out, _ = run(capsys, *of("breast_cancer_mlp", *common, "--drop", "1", "--export"))

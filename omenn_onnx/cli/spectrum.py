@@ -48,6 +48,8 @@ def parser() -> Parser:
                          "layer, counted from 1 (1,3), or the fewest that hold a share (90%%)")  # fmt: skip
     surgery.add_argument("--keep", metavar="WHICH", help="... with these alone")
     made.add_argument("--export", action="store_true", help="with --drop or --keep: write the pruned affine models")
+    made.add_argument("--axis", type=int, metavar="A", help="axis of the input that heat maps are summed over "
+                      "(default: that of its channels)")  # fmt: skip
     made.add_argument("--regions", type=int, metavar="N", help="how far the operator holds: the distance to the next "
                       "linear region along N random directions")  # fmt: skip
     made.add_argument("--sympy", action="store_true", help="write the symbolic forms as SymPy expressions too")

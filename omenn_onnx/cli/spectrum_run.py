@@ -19,7 +19,7 @@ from omenn_onnx.errors import RankError, SpectrumError
 from omenn_onnx.runtime.figures import ids_among, target_name
 from omenn_onnx.runtime.progress import progress
 from omenn_onnx.runtime.readers import Sample
-from omenn_onnx.spectral.analysis import COUNT, SMALL, LayerSpectrum, Settings, analyse, layers_of
+from omenn_onnx.spectral.analysis import COUNT, SMALL, LayerSpectrum, Settings, analyse, layers_of, source_axis
 from omenn_onnx.spectral.biases import layer_biases
 from omenn_onnx.spectral.instances import Instance, Linearization
 from omenn_onnx.spectral.linear_map import completeness_bar
@@ -78,7 +78,16 @@ class Run:
         a = self.args
         limit, show = int(a.memory_limit * 1e9), None if len(groups) == 1 else False
         settings = Settings(
-            a.k, a.layers == "auto", a.full, self._cuts, a.tolerance, limit, a.quantile, a.threshold, show=show
+            a.k,
+            a.layers == "auto",
+            a.full,
+            self._cuts,
+            a.tolerance,
+            limit,
+            a.quantile,
+            a.threshold,
+            show=show,
+            axis=a.axis,
         )
         steps = len(groups) * len(self.layers)
         with progress(f"{sample.name}: spectra", steps, "layer", None if len(groups) > 1 else False) as done:
@@ -215,7 +224,8 @@ class Run:
             words = tuple(known[i] if 0 <= i < len(known) else f"#{i}" for i in ids.reshape(-1))
         names = None if sample.feature_names is None else tuple(sample.feature_names)
         picture = sample.picture if sample.rows == 1 else None
-        return Named(label, truth, classes, Face(x.shape, instance.channel_axis(source), words, names, picture))
+        axis = source_axis(instance, self.args.axis, source)
+        return Named(label, truth, classes, Face(x.shape, axis, words, names, picture))
 
 
 def _pruned(surgery: Surgery, drop: str | None, keep: str | None) -> Pruned:

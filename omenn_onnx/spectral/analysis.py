@@ -37,7 +37,8 @@ class Settings:
     there are); ``fewer``: as many as there are where the rank is below ``k``, too. ``full``: the whole spectrum; ``k``
     or ``COUNT`` vectors are kept, with ``all_vectors`` as many as there are. ``tolerance``: of the residuals, relative
     to each singular value. ``memory_limit``: bytes. ``quantile``, ``threshold``: which contributions count, in place of
-    cancelling opposite signs. ``show``: whether long work says where it is (None: when it takes long).
+    cancelling opposite signs. ``axis``: of the source, which maps are contracted over (None: that of its channels).
+    ``show``: whether long work says where it is (None: when it takes long).
     """
 
     k: int | None = None
@@ -50,6 +51,7 @@ class Settings:
     threshold: float | None = None
     seed: int = 0
     show: bool | None = None
+    axis: int | None = None
 
     def reduced(self, found: Contributions) -> Contributions:
         """What the contributions leave: opposite signs cancelled (21), or those above a quantile or threshold."""
@@ -157,7 +159,7 @@ def analyse(
     off = abs(y - float(split.y[0])) / max(1.0, abs(y), float(np.abs(row * image).sum()), abs(bias))
     known = found.rank if isinstance(found, Spectrum) else len(found)
     split = _first(split, known)
-    axes = instance.channel_axis(right.source), instance.channel_axis(layer.name)
+    axes = source_axis(instance, settings.axis, right.source), instance.channel_axis(layer.name)
     return LayerSpectrum(
         replace(layer, shape=right.target_shape),
         right.shape,
@@ -172,6 +174,18 @@ def analyse(
         past,
         off,
     )
+
+
+def source_axis(instance: Instance, axis: int | None, source: str | None = None) -> int:
+    """The axis of the source over which maps are contracted, counted from the front: ``axis``, or that of its channels.
+    Raises OperatorError where the source has no such axis."""
+    name = instance.source if source is None else source
+    if axis is None:
+        return instance.channel_axis(name)
+    shape = instance.value(name).shape
+    if not -len(shape) <= axis < len(shape):
+        raise OperatorError(f"axis {axis} does not exist: {name!r} has shape {list(shape)}")
+    return axis % len(shape)
 
 
 def spectrum_of(operator: AffineOperator, settings: Settings) -> tuple[Spectrum | Triplets, Triplets]:
