@@ -296,14 +296,12 @@ def test_layers_are_chosen() -> None:
     every = choose(instance, "all", None, None)
     assert every.ends == cuts(instance)
     assert every.names == every.ends[1:-1]
-    assert every.uncut == []
     auto = choose(instance, "auto", None, None)
     assert auto.names
     assert set(auto.names) <= set(instance.carriers())
     mixed = choose(instance, ["mean", "relu_3", "relu"], None, None)
     assert mixed.names == ["relu", "relu_3", "mean"]
     assert mixed.ends == ["image", "relu", "mean", "logits"]
-    assert mixed.uncut == ["relu_3"]
     with pytest.raises(OperatorError, match="'logits' is no layer between 'image' and 'logits'"):
         choose(instance, ["logits"], None, None)
     with pytest.raises(NameNotFound):

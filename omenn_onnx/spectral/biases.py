@@ -166,9 +166,7 @@ def layer_biases(
     beta = reader.rows(pushed, "layers", names)
     steps = np.diff(np.concatenate([explained, reader.y[None]]), axis=0)
     held = tuple(tuple(owners[name]) for name in names)
-    return LayerBiases(
-        reader.op.source, reader.op.target, tuple(names), held, beta, steps, reader.bias, explained[0]
-    )
+    return LayerBiases(reader.op.source, reader.op.target, tuple(names), held, beta, steps, reader.bias, explained[0])
 
 
 class _Reader:

@@ -112,7 +112,9 @@ def evolution(layers: Sequence[LayerSpectrum], found: Evolution, title: str) -> 
     ranks.plot(places, effective, color=NEGATIVE, marker="^", ms=4, lw=1.2, label="effective number of $|\\alpha|$")
     ranks.set_yscale("log")
     ranks.legend(fontsize=7, frameon=False)
-    ranks.set_xticks(places, [plain(n) for n in found.layers], rotation=40, ha="right", fontsize=7)
+    known = zip(found.layers, found.full, layers, strict=True)
+    said = [plain(n) if full else f"{plain(n)} (first {len(layer.s)})" for n, full, layer in known]
+    ranks.set_xticks(places, said, rotation=40, ha="right", fontsize=7)
     _named(ranks, "directions that count", None)
     for ax in (decay, ranks, shares):
         _light(ax)

@@ -67,8 +67,6 @@ class Score:
         return f"{plain(self.name)} = {spell(self.value)} = {parts}"
 
 
-
-
 def flow_figure(
     flows: Sequence[Flow], score: Score, title: str | None = None, feature_names: Sequence[str] | None = None
 ) -> Figure:

@@ -102,8 +102,9 @@ def full_spectrum(
 
     Applies the operator to the unit vectors of that side, p = min(M,D) <= ``max_side`` of them, and keeps the p rows in
     the operator's type (float32, else float64); see ``gram.factor`` for what follows and how exact it is. ``show``:
-    bars, which state the memory (None: on a terminal). Raises SpectrumError where p is larger, where ``memory_limit``
-    bytes do not suffice (the message says how much does), and for values that are not finite.
+    whether to say where it is, and what memory it takes (None: when it takes long). Raises SpectrumError where p is
+    larger, where ``memory_limit`` bytes do not suffice (the message says how much does), and for values that are not
+    finite.
     """
     sides = Sides.of(operator)
     p, q = sides.shape

@@ -24,8 +24,7 @@ _DECIDING = frozenset(
     "ArgMax ArgMin Ceil Equal Floor Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual NonZero Round Sign".split()
 )
 _WHOLE = frozenset(
-    onnx.TensorProto.DataType.Value(name)
-    for name in "BOOL INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64".split()
+    onnx.TensorProto.DataType.Value(name) for name in "BOOL INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64".split()
 )
 
 

@@ -34,11 +34,6 @@ class Layers:
     ends: list[str]
     left_out: int = 0
 
-    @property
-    def uncut(self) -> list[str]:
-        """The layers that a path leads past: no segment ends there."""
-        return [n for n in self.names if n not in self.ends]
-
 
 def choose(instance: Instance, said: str | Sequence[str], source: str | None, target: str | None) -> Layers:
     """The layers that ``said`` means: "auto" (those proposed), "all" (every tensor that separates, each once), or

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -77,11 +77,6 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]  # (scipy has no typ
     def dense_bytes(self) -> int:
         """What the dense matrix takes."""
         return int(self.shape[0] * self.shape[1] * self.dtype.itemsize)
-
-    def rows(self) -> Iterator[tuple[int, Array]]:
-        """The matrix in blocks of rows: the number of the first one, and the block [at most ``batch``, D]."""
-        for start in range(0, self.shape[0], self.batch):
-            yield start, self._cotangents(_units(start, self.batch, self.shape[0], self.dtype))
 
     def dense(self, memory_limit: int = MEMORY_LIMIT, show: bool | None = None) -> Array:
         """The matrix [M, D], by rows through the adjoint or by columns through the operator, whichever are fewer.
